@@ -1,0 +1,1 @@
+"""Actors: what makes experience, and what judges it."""

@@ -1,0 +1,75 @@
+"""Games: one file or folder each, found by its name; many tables of a game are played together."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from troupe.episodes import Array, Columns
+from troupe.policies import Spaces
+
+
+class Turn(NamedTuple):
+    """Where T tables stand: who moves, what they may do, what they see, and which games just ended.
+
+    All arrays but `finished` and `payoff` are buffers of the tables: valid until the next call.
+    """
+
+    seat: NDArray[np.uint8]
+    """[T]: who is to move."""
+    offsets: NDArray[np.int64]
+    """[T + 1]: the legal moves of table t are rows `offsets[t]` to `offsets[t + 1]`."""
+    moves: Array
+    """[M]: every legal move, in the game's own encoding."""
+    legal: Array
+    """[M, ...]: the same moves as a policy sees them, packed as the seat's action space says."""
+    observation: Columns
+    """By name, [T, ...]: what the seat to move sees, in rows as wide as the widest seat's."""
+    group: NDArray[np.int64]
+    """[T]: the number of the deal on each table."""
+    finished: NDArray[np.int64]
+    """[K]: tables whose game ended in this call; they already show their next deal."""
+    payoff: NDArray[np.float32]
+    """[K, seats]: what each seat won or lost in those games."""
+
+
+class Tables(Protocol):
+    """T tables of one game, advanced together."""
+
+    decisions: int
+    """Moves made so far over all tables, forced ones included."""
+    forced: int
+    """How many of them were the only legal move."""
+
+    def turn(self) -> Turn:
+        """Where the tables stand now; nothing is finished."""
+        ...
+
+    def play(self, choice: NDArray[np.int64]) -> Turn:
+        """Make one move a table: `choice[t]` counts from 0 among the legal moves of table t.
+
+        Finished games are dealt anew at once. With `skip_forced`, single legal moves are then made
+        until every table has a real decision.
+
+        Raises:
+            ValueError: a choice is out of range; no table has moved.
+        """
+        ...
+
+
+class Game(Protocol):
+    """What a game's module offers, besides a settings class `Rules`."""
+
+    name: str
+    seats: tuple[str, ...]
+
+    def spaces(self, seat: int) -> Spaces:
+        """What that seat sees and does. Rows of `Turn` are cut to its width."""
+        ...
+
+    def tables(self, count: int, seed: int, *, skip_forced: bool = True) -> Tables:
+        """`count` tables whose deals follow from `seed` alone."""
+        ...
+
+    def describe(self, move: int) -> str:
+        """A move as a person reads it."""
+        ...

@@ -1,0 +1,13 @@
+"""The two kinds of error a person is told about, in one line and without a traceback."""
+
+
+class TroupeError(Exception):
+    """A fault at run time: something that was right stopped being so. Exit code 1."""
+
+    exit_code = 1
+
+
+class UserError(TroupeError):
+    """A mistake in what was asked for: names the key or file, the value and the remedy. Exit code 2."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""Generated gRPC messages and stubs; their source is `protos/troupe/wire`."""
