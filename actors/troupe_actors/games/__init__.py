@@ -1,10 +1,13 @@
 """Games: one file or folder each, found by its name; many tables of a game are played together."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from troupe.config import parse
 from troupe.episodes import Array, Columns
+from troupe.plugins import find
 from troupe.policies import Spaces
 
 
@@ -73,3 +76,14 @@ class Game(Protocol):
     def describe(self, move: int) -> str:
         """A move as a person reads it."""
         ...
+
+
+def load(name: str, rules: Mapping[str, object]) -> Game:
+    """The game called `name`, under `rules`.
+
+    Raises:
+        UserError: there is no such game, or it has no such rule.
+    """
+    module = find(__name__, name, "game.name")
+    game: Game = module.Game(parse(module.Rules, rules, "game.rules"))
+    return game
