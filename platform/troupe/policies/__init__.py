@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from troupe.episodes import Array, Columns
 
 
+ACTION = "action"
+"""The name of the one column of actions in the `Episodes` of a policy with a single action."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """What one seat sees and does, in Gymnasium's terms; `MultiBinary` columns travel bit-packed."""

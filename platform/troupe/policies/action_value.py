@@ -1,0 +1,102 @@
+"""A value for every legal action: the network of DouZero (Zha et al., ICML 2021), one per policy.
+
+An LSTM reads the recent moves; its last output, the state and one action enter a stack of hidden
+layers that ends in the action's value. Nothing here knows a game: any one will do whose observation
+has a `MultiBinary` `state` and, where there is one, a `MultiBinary` `history` of moves (oldest
+first), and whose actions are `MultiBinary` too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces as gym
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from troupe.errors import UserError
+from troupe.jobs.spec import NetworkSettings
+from troupe.policies import Spaces
+
+MOVES_PER_STEP = 3
+"""Moves that the LSTM reads at once where the history's length allows, as in DouZero."""
+
+
+class Layout:
+    """The sizes of one policy's inputs, read from its spaces."""
+
+    def __init__(self, spaces: Spaces) -> None:
+        unknown = spaces.observation.keys() - {"state", "history"}
+        if "state" not in spaces.observation or unknown:
+            raise UserError(
+                f"game: an action-value network reads `state` and `history`, this game shows {sorted(spaces.observation)}"
+            )
+        self.state = _size(_shape(spaces.observation["state"], "state"))
+        self.action = _size(_shape(spaces.action, "action"))
+        self.rows, self.width = 0, 0
+        if "history" in spaces.observation:
+            moves, *rest = _shape(spaces.observation["history"], "history")
+            step = MOVES_PER_STEP if moves % MOVES_PER_STEP == 0 else 1
+            self.rows, self.width = moves // step, step * _size(rest)
+
+
+class ActionValue(nn.Module):
+    """Q(s, a). Parameters are float32; mixed precision is the caller's `torch.autocast`."""
+
+    table: Tensor
+
+    def __init__(self, spaces: Spaces, network: NetworkSettings) -> None:
+        super().__init__()
+        self.layout = Layout(spaces)
+        width = self.layout.state + self.layout.action
+        self.memory = None
+        if self.layout.rows:
+            self.memory = nn.LSTM(self.layout.width, network.recurrent, batch_first=True)
+            width += network.recurrent
+        widths = [width] + [network.hidden] * network.layers
+        self.hidden = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
+        """The first one's columns: the history's summary, the state, the action."""
+        self.value = nn.Linear(network.hidden, 1)
+        self.register_buffer("table", _bits_of_bytes(), persistent=False)
+
+    def evaluate(self, observation: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        """The value of the action taken at each of S steps.
+
+        Args:
+            observation: by name, uint8 [S, bytes], packed as in `Episodes`.
+            action: uint8 [S, bytes].
+
+        Returns:
+            [S], differentiable in the parameters.
+        """
+        parts = [self._unpack(observation["state"], self.layout.state)]
+        if self.memory is not None:
+            bits = self._unpack(observation["history"], self.layout.rows * self.layout.width)
+            outputs, _ = self.memory(bits.view(-1, self.layout.rows, self.layout.width))
+            parts.insert(0, outputs[:, -1])
+        x = torch.cat([*parts, self._unpack(action, self.layout.action)], dim=1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return cast(Tensor, self.value(x)).squeeze(1)
+
+    def _unpack(self, packed: Tensor, bits: int) -> Tensor:
+        """[S, bytes] -> float [S, bits], where the data is."""
+        return F.embedding(packed.int(), self.table).flatten(1)[:, :bits]
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape))
+
+
+def _bits_of_bytes() -> Tensor:
+    """float32 [256, 8]: the bits of every byte, lowest first."""
+    values = np.arange(256, dtype=np.uint8)[:, None]
+    return torch.from_numpy(np.unpackbits(values, axis=1, bitorder="little")).float()
+
+
+def _shape(space: gym.Space[NDArray[np.generic]], name: str) -> tuple[int, ...]:
+    if not isinstance(space, gym.MultiBinary):
+        raise UserError(f"game: an action-value network needs a MultiBinary {name}, not {space}")
+    return tuple(space.shape)
