@@ -1,0 +1,144 @@
+"""The command `troupe`. Heavy imports wait until a command needs them, so that help is instant."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from troupe import __version__
+from troupe.errors import TroupeError
+
+RUNS = Path("runs")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 2 for a user's mistake, 1 for a fault."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except TroupeError as error:
+        for line in str(error).splitlines():
+            print(f"troupe: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="troupe",
+        description="Train card games, control and language models by reinforcement learning.",
+    )
+    parser.add_argument("--version", action="version", version=f"troupe {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="start a run from a job file")
+    train.add_argument("job", type=Path, help="the job file, such as examples/doudizhu.yaml")
+    _overrides(train)
+    train.add_argument(
+        "--dry-run", action="store_true", help="print the resolved job and who talks to whom"
+    )
+    _runs(train)
+    train.set_defaults(command=_train)
+
+    resume = commands.add_parser("resume", help="go on with a run that ended or was killed")
+    _run(resume)
+    _overrides(resume)
+    _checkpoint(resume)
+    resume.set_defaults(command=_resume)
+
+    judge = commands.add_parser("eval", help="play a run's agents against others and count")
+    _run(judge)
+    judge.add_argument(
+        "--against",
+        metavar="AGENT",
+        action="append",
+        help="random, rule, rlcard-rule or another run; may be repeated (default: random, rule)",
+    )
+    judge.add_argument("--deals", type=int, default=1000, help="deals, each played in both seats")
+    judge.add_argument("--deal-file", type=Path, help="play the deals of this file")
+    judge.add_argument("--seed", type=int, default=0, help="seed of the deals (default: 0)")
+    judge.add_argument("--json", action="store_true", help="print the result as JSON")
+    _checkpoint(judge)
+    judge.set_defaults(command=_eval)
+
+    play = commands.add_parser("play", help="sit down at a table with a run's agents")
+    _run(play)
+    play.add_argument("--seat", default="", help="where to sit (default: the first seat)")
+    play.add_argument("--seed", type=int, help="seed of the deals (default: a new one each time)")
+    _checkpoint(play)
+    play.set_defaults(command=_play)
+
+    listing = commands.add_parser("list", help="list the runs and how they stand")
+    listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    _runs(listing)
+    listing.set_defaults(command=_list)
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run's folder, or its name below runs/")
+    _runs(parser)
+
+
+def _runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", type=Path, default=RUNS, metavar="DIR", help="where runs are kept (runs/)"
+    )
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="put over the job file, such as actors.count=4",
+    )
+
+
+def _checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="NAME", help="a checkpoint other than the newest")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from troupe.jobs import load
+
+    job = load.read(options.job, options.overrides)
+    if options.dry_run:
+        print(load.show(job, load.check(job)))
+        return 0
+    from troupe.jobs import session
+
+    return session.train(job, options.runs)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from troupe.jobs import session
+
+    return session.resume(options.run, options.runs, options.overrides, options.checkpoint)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from troupe.jobs import session
+
+    return session.evaluate(options)
+
+
+def _play(options: argparse.Namespace) -> int:
+    from troupe.jobs import session
+
+    return session.play(options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from troupe import runs
+
+    return runs.show(options.runs, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

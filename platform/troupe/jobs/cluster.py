@@ -1,0 +1,153 @@
+"""Ray: a private head for one run on this machine, and workers as Ray actors that outlive their deaths."""
+
+import importlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from troupe.errors import TroupeError
+from troupe.jobs.setting import WorkerSetting
+
+START_SECONDS = 60.0
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+
+
+class ClusterError(TroupeError):
+    """Ray did not start, or is gone."""
+
+
+def environment() -> dict[str, str]:
+    """What Ray's processes need to see: closed to others, quiet, and workers not slowed down.
+
+    Exported before Ray starts rather than through `runtime_env`, so that workers started ahead
+    are used.
+    """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything binds to the node's own address
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+class LocalCluster:
+    """A Ray head on 127.0.0.1 for one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._address = folder / "ray_current_cluster"
+        self._log = folder / "ray.log"
+        with self._log.open("wb") as log:
+            self._head = subprocess.Popen(
+                [
+                    str(Path(sys.executable).with_name("ray")),
+                    "start",
+                    "--head",
+                    "--block",
+                    "--node-ip-address=127.0.0.1",
+                    "--port=0",
+                    "--ray-client-server-port=0",
+                    "--include-dashboard=false",
+                    "--include-log-monitor=false",
+                    "--no-monitor",
+                    "--disable-usage-stats",
+                    f"--object-store-memory={OBJECT_STORE_BYTES}",
+                    f"--temp-dir={folder}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def connect(self) -> None:
+        """Wait for the head and join it.
+
+        Raises:
+            ClusterError: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not self._address.exists():
+            if not self.alive():
+                raise ClusterError(f"Ray did not start: {_last_line(self._log)}")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"Ray did not start within {START_SECONDS:.0f} s")
+            time.sleep(0.05)
+        import ray
+
+        ray.init(
+            address=self._address.read_text().strip(),
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+    def alive(self) -> bool:
+        """Whether the head still runs."""
+        return self._head.poll() is None
+
+    def disconnect(self) -> None:
+        """Leave the cluster; the guardian ends it."""
+        import ray
+
+        ray.shutdown()
+
+
+class RayWorker:
+    """A worker in a Ray actor. Killed, it is started again; failed, it tells why."""
+
+    def __init__(self, path: str, role: str, slot: int) -> None:
+        import ray
+
+        self.role, self.name = role, f"{role}-{slot}"
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        self._actor: Any = ray.remote(_Host).options(**options).remote(path, role, slot)
+        self._run = self._actor.run.remote()
+
+    def start_again(self) -> None:
+        """Run it once more after a failure."""
+        self._run = self._actor.run.remote()
+
+    def outcome(self) -> BaseException | Literal[True] | None:
+        """True once it returned, its error once it failed, None while it runs."""
+        import ray
+
+        done, _ = ray.wait([self._run], timeout=0)
+        if not done:
+            return None
+        try:
+            ray.get(self._run)
+        except ray.exceptions.RayTaskError as error:
+            return error.cause if isinstance(error.cause, BaseException) else error
+        except ray.exceptions.RayError as error:
+            return error
+        return True
+
+
+class _Host:
+    """What runs inside the Ray actor: the plain worker class, with its output in the run's logs."""
+
+    def __init__(self, path: str, role: str, slot: int) -> None:
+        self._setting = WorkerSetting.from_environment(role, slot)
+        self._path = path
+
+    def run(self) -> None:
+        logs = self._setting.run_folder / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / f"{self._setting.name}.log").open("ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        module, _, name = self._path.partition(":")
+        make: Callable[[WorkerSetting], Any] = getattr(importlib.import_module(module), name)
+        make(self._setting).run()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

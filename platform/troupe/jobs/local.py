@@ -1,0 +1,202 @@
+"""One run on this machine: start its processes, watch over them, end them."""
+
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from troupe.config import dump
+from troupe.errors import TroupeError, UserError
+from troupe.jobs import guardian as guard
+from troupe.jobs import setting
+from troupe.jobs.cluster import LocalCluster, RayWorker, environment
+from troupe.jobs.spec import Job
+from troupe.live import View
+from troupe.monitor import Monitor
+from troupe.runs import RunFolder
+from troupe.store import server
+from troupe.store.board import Board
+from troupe.store.connection import Store
+
+PATHS = {
+    "weights": "troupe.weights.worker:WeightServer",
+    "learner": "troupe_learners.worker:Learner",
+    "actor": "troupe_actors.worker:Actor",
+    "evaluator": "troupe_actors.evaluator:Evaluator",
+}
+STORE_PASSWORD = "TROUPE_STORE_PASSWORD"
+TICK = 0.5
+STOP_SECONDS = 7.0
+FAILURES = 4
+FAILURE_SECONDS = 120.0
+
+
+class RunFailed(TroupeError):
+    """The run cannot go on; what it saved is safe."""
+
+
+def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
+    """Run a job to its own limit, or until `stop` is set; true where its limit ended it.
+
+    Everything that was started is gone when this returns or raises, and within seconds also when
+    this process is killed.
+
+    Raises:
+        UserError: the job asks for what cannot be had.
+        RunFailed: a part failed for good. The run can be resumed.
+    """
+    with ExitStack() as stack:
+        attempt = stack.enter_context(folder.attempt())
+        scratch, shared = _scratch()
+        exported = {
+            **environment(),
+            guard.MARK: secrets.token_hex(16),
+            setting.RUN: folder.identity,
+            setting.RUN_FOLDER: str(folder.path.absolute()),
+            setting.NODE_FOLDER: str(shared),
+            setting.WEIGHTS_TOKEN: secrets.token_urlsafe(32),
+        }
+        stack.callback(guard.Guardian(exported[guard.MARK], [scratch, shared]).finish)
+        stack.enter_context(_exported(exported))
+        cluster = LocalCluster(scratch)
+        url = _store(job, scratch)
+        os.environ[setting.STORE_URL] = url
+        store = stack.enter_context(Store.connect(url, folder.identity))
+        board = Board(store)
+        board.withdraw_stop()
+        board.put("launch", {"job": dump(job), "attempt": attempt})
+        cluster.connect()
+        stack.callback(cluster.disconnect)
+        crew = Crew(job, cluster, view)
+        monitor = stack.enter_context(Monitor(board, folder, job))
+        return _watch(crew, board, monitor, view, stop)
+
+
+def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threading.Event) -> bool:
+    """Look after the run until its learner is done; true where its own limit ended it."""
+    deadline = None
+    while not crew.learned():
+        view.show(monitor.poll())
+        crew.look_after()
+        if stop.is_set() and deadline is None:
+            view.event("stopping: the learner finishes its update and saves")
+            board.request_stop("told to stop")
+            deadline = time.monotonic() + STOP_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            view.event(f"the learner did not end within {STOP_SECONDS:.0f} s and is killed")
+            break
+        time.sleep(TICK) if stop.is_set() else stop.wait(TICK)
+    view.show(monitor.poll())
+    board.request_stop("the learner is done")
+    return deadline is None
+
+
+@dataclass
+class Post:
+    """A worker's place, and how it fared there."""
+
+    worker: RayWorker
+    failures: list[float] = field(default_factory=list)
+    due: float | None = None
+    """When it is to be started again after a failure."""
+    done: bool = False
+
+
+class Crew:
+    """The workers of a run. A killed one is started again by Ray, a failed one from here."""
+
+    def __init__(self, job: Job, cluster: LocalCluster, view: View) -> None:
+        slots = {
+            "weights": 1,
+            "learner": 1,
+            "actor": job.actors.count,
+            "evaluator": int(job.evaluation.every > 0),
+        }
+        self._cluster = cluster
+        self._view = view
+        self._posts = [
+            Post(RayWorker(PATHS[role], role, slot))
+            for role, count in slots.items()
+            for slot in range(count)
+        ]
+
+    def learned(self) -> bool:
+        """Whether the learner is done."""
+        return any(post.done for post in self._posts if post.worker.role == "learner")
+
+    def look_after(self) -> None:
+        """See to workers that returned or failed.
+
+        Raises:
+            UserError: a worker says that the job cannot be run.
+            RunFailed: Ray is gone, or a worker fails again and again.
+        """
+        if not self._cluster.alive():
+            raise RunFailed("Ray ended unexpectedly; go on with: troupe resume")
+        for post in self._posts:
+            if post.done:
+                continue
+            outcome = post.worker.outcome()
+            if outcome is True:
+                post.done = True
+            elif isinstance(outcome, UserError):
+                raise outcome
+            elif isinstance(outcome, BaseException):
+                self._failed(post, outcome)
+
+    def _failed(self, post: Post, error: BaseException) -> None:
+        now = time.monotonic()
+        if post.due is None:
+            post.failures = [t for t in post.failures if now - t < FAILURE_SECONDS] + [now]
+            post.due = now + 2.0 ** (len(post.failures) - 1)
+            text = f"{post.worker.name} failed: {type(error).__name__}: {error}"
+            if len(post.failures) >= FAILURES:
+                raise RunFailed(f"{text} (log: logs/{post.worker.name}.log)")
+            self._view.event(text)
+        elif now >= post.due:
+            post.due = None
+            post.worker.start_again()
+
+
+def _store(job: Job, scratch: Path) -> str:
+    """The URL, password included, of the job's store, or of one started for the run."""
+    if job.store.url is None:
+        password = secrets.token_urlsafe(32)
+        return server.start(scratch, password=password, memory_mb=job.store.memory_mb).url
+    password = os.environ.get(STORE_PASSWORD, "")
+    parts = urlsplit(job.store.url)
+    if parts.password:
+        raise UserError(
+            f"store.url: a job file is no place for a password; export {STORE_PASSWORD} instead"
+        )
+    if not password:
+        return job.store.url
+    return parts._replace(
+        netloc=f"{parts.username or ''}:{quote(password, safe='')}@{parts.hostname}:{parts.port or 6379}"
+    ).geturl()
+
+
+def _scratch() -> tuple[Path, Path]:
+    """A folder on disk for sockets and logs, and one in memory for weights."""
+    memory = Path("/dev/shm")
+    shared = memory if os.access(memory, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="troupe-")), Path(
+        tempfile.mkdtemp(prefix="troupe-", dir=shared)
+    )
+
+
+@contextmanager
+def _exported(variables: Mapping[str, str]) -> Iterator[None]:
+    """Put variables into the environment that started processes inherit, and take them out again."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in (*variables, setting.STORE_URL):
+            os.environ.pop(name, None)

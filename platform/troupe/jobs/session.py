@@ -1,0 +1,113 @@
+"""What a person asks for at the terminal: train, resume, judge, play."""
+
+import argparse
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+
+from troupe import curves
+from troupe.config import dump, parse
+from troupe.errors import TroupeError
+from troupe.jobs import load, local
+from troupe.jobs.spec import Job
+from troupe.live import open_view
+from troupe.runs import RunFolder
+
+FINAL_DEALS = 1000
+
+
+def train(job: Job, base: Path) -> int:
+    """Start a new run of a job below `base`; the exit code."""
+    load.check_disk(base)
+    folder = RunFolder.create(base, job)
+    return _go(job, folder)
+
+
+def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> int:
+    """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
+    folder = RunFolder.find(text, base)
+    data = dump(folder.job())
+    for override in overrides:
+        load.put(data, override)
+    job = parse(Job, data)
+    load.check(job)
+    load.check_disk(folder.path)
+    folder.choose_checkpoint(checkpoint)
+    folder.write_job(job)
+    return _go(job, folder)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Play a run's agents against others and print the table; the exit code."""
+    return int(_commands().eval_command(
+        run=RunFolder.find(options.run, options.runs).path,
+        against=options.against or ["random", "rule"],
+        deals=options.deals,
+        deal_file=options.deal_file,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+        as_json=options.json,
+    ))  # fmt: skip
+
+
+def play(options: argparse.Namespace) -> int:
+    """Seat a person at a table with a run's agents; the exit code."""
+    return int(_commands().play_command(
+        run=RunFolder.find(options.run, options.runs).path,
+        seat=options.seat,
+        seed=options.seed,
+        checkpoint=options.checkpoint,
+    ))  # fmt: skip
+
+
+def _go(job: Job, folder: RunFolder) -> int:
+    stop = threading.Event()
+    with open_view(job, folder) as view, _signals(stop):
+        complete = local.run(job, folder, view, stop)
+    picture = curves.draw(folder.path)
+    name = folder.path.name
+    if not complete:
+        print(f"Stopped and saved. Go on with: troupe resume {name}")
+        return 0
+    print(f"Done. Judging the agents over {FINAL_DEALS:,} deals, each played in both seats ...")
+    _commands().eval_command(
+        run=folder.path,
+        against=list(job.evaluation.against),
+        deals=FINAL_DEALS,
+        deal_file=None,
+        checkpoint=None,
+        seed=0,
+        as_json=False,
+    )
+    print(f"Curves:  {picture}")
+    print(f"Play:    troupe play {name}")
+    print(f"Judge:   troupe eval {name} --against rule")
+    print(f"Go on:   troupe resume {name} stop.steps=...")
+    return 0
+
+
+def _commands() -> ModuleType:
+    """The actors' side is looked up by name: the platform imports neither side."""
+    return importlib.import_module("troupe_actors.commands")
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""Whatever a launcher started is gone once the launcher is, however it went."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from troupe.jobs.guardian import MARK, Guardian, marked
+
+LAUNCHER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from troupe.jobs.guardian import Guardian
+Guardian(sys.argv[1], [Path(sys.argv[2])])
+child = [sys.executable, "-c", "import time; time.sleep(600)"]
+environment = {**os.environ, "TROUPE_GUARD": sys.argv[1]}
+subprocess.Popen(child, env=environment, start_new_session=True)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill -9", "orderly"])
+def test_nothing_marked_outlives_the_launcher(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    (folder / "socket").touch()
+    mark = f"test-{os.getpid()}-{end}"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, mark, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "started\n"
+    left = marked(mark)
+    guardians = psutil.Process(launcher.pid).children()
+    assert len(left) == 1
+
+    launcher.kill() if end == "kill -9" else launcher.terminate()
+    launcher.wait()
+    gone, alive = psutil.wait_procs([*left, *guardians], timeout=10)
+    assert not alive
+    assert not folder.exists()
+
+
+def test_finishing_waits_until_all_is_clean(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    mark = f"test-{os.getpid()}-finish"
+    guardian = Guardian(mark, [folder])
+    child = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: mark})
+    guardian.finish()
+    assert child.wait(timeout=1) == -9
+    assert not folder.exists()
