@@ -40,7 +40,7 @@ def test_nothing_marked_outlives_the_launcher(tmp_path: Path, end: str) -> None:
 
     launcher.kill() if end == "kill -9" else launcher.terminate()
     launcher.wait()
-    gone, alive = psutil.wait_procs([*left, *guardians], timeout=10)
+    _, alive = psutil.wait_procs([*left, *guardians], timeout=10)
     assert not alive
     assert not folder.exists()
 

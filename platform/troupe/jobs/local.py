@@ -37,7 +37,7 @@ FAILURES = 4
 FAILURE_SECONDS = 120.0
 
 
-class RunFailed(TroupeError):
+class RunError(TroupeError):
     """The run cannot go on; what it saved is safe."""
 
 
@@ -49,7 +49,7 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
 
     Raises:
         UserError: the job asks for what cannot be had.
-        RunFailed: a part failed for good. The run can be resumed.
+        RunError: a part failed for good. The run can be resumed.
     """
     with ExitStack() as stack:
         attempt = stack.enter_context(folder.attempt())
@@ -135,10 +135,10 @@ class Crew:
 
         Raises:
             UserError: a worker says that the job cannot be run.
-            RunFailed: Ray is gone, or a worker fails again and again.
+            RunError: Ray is gone, or a worker fails again and again.
         """
         if not self._cluster.alive():
-            raise RunFailed("Ray ended unexpectedly; go on with: troupe resume")
+            raise RunError("Ray ended unexpectedly; go on with: troupe resume")
         for post in self._posts:
             if post.done:
                 continue
@@ -157,7 +157,7 @@ class Crew:
             post.due = now + 2.0 ** (len(post.failures) - 1)
             text = f"{post.worker.name} failed: {type(error).__name__}: {error}"
             if len(post.failures) >= FAILURES:
-                raise RunFailed(f"{text} (log: logs/{post.worker.name}.log)")
+                raise RunError(f"{text} (log: logs/{post.worker.name}.log)")
             self._view.event(text)
         elif now >= post.due:
             post.due = None

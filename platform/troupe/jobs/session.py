@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from types import FrameType, ModuleType
 
 from troupe import curves
 from troupe.config import dump, parse
-from troupe.errors import TroupeError
 from troupe.jobs import load, local
 from troupe.jobs.spec import Job
 from troupe.live import open_view
