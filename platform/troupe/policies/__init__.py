@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from troupe.episodes import Array, Columns
 
+if TYPE_CHECKING:  # importing torch takes a second: whoever only describes a game need not wait
+    import torch
+
+    from troupe.jobs.spec import NetworkSettings
+    from troupe.policies.action_value import ActionValue
 
 ACTION = "action"
 """The name of the one column of actions in the `Episodes` of a policy with a single action."""
@@ -59,3 +64,27 @@ class Acting(Protocol):
     def load(self, tensors: Mapping[str, Array]) -> None:
         """Take weights by parameter name, whole or not at all."""
         ...
+
+
+def create(spaces: Spaces, network: "NetworkSettings") -> "ActionValue":
+    """The learner's side of a policy, with fresh random weights (torch's global random state).
+
+    Raises:
+        UserError: the game does not show what the network reads.
+    """
+    from troupe.policies.action_value import ActionValue
+
+    return ActionValue(spaces, network)
+
+
+def create_acting(
+    spaces: Spaces, network: "NetworkSettings", device: "torch.device", precision: "torch.dtype"
+) -> Acting:
+    """The actor's side of the same policy; its weights are to be loaded.
+
+    Raises:
+        UserError: the game does not show what the network reads.
+    """
+    from troupe.policies.acting import ActionValueActor
+
+    return ActionValueActor(spaces, network, device, precision)

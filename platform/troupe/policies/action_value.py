@@ -45,6 +45,7 @@ class Layout:
 class ActionValue(nn.Module):
     """Q(s, a). Parameters are float32; mixed precision is the caller's `torch.autocast`."""
 
+    memory: nn.LSTM | None
     table: Tensor
 
     def __init__(self, spaces: Spaces, network: NetworkSettings) -> None:
@@ -60,6 +61,11 @@ class ActionValue(nn.Module):
         """The first one's columns: the history's summary, the state, the action."""
         self.value = nn.Linear(network.hidden, 1)
         self.register_buffer("table", _bits_of_bytes(), persistent=False)
+
+    @property
+    def layers(self) -> list[nn.Linear]:
+        """The hidden layers, first to last."""
+        return [cast(nn.Linear, layer) for layer in self.hidden]
 
     def evaluate(self, observation: Mapping[str, Tensor], action: Tensor) -> Tensor:
         """The value of the action taken at each of S steps.
@@ -77,7 +83,7 @@ class ActionValue(nn.Module):
             outputs, _ = self.memory(bits.view(-1, self.layout.rows, self.layout.width))
             parts.insert(0, outputs[:, -1])
         x = torch.cat([*parts, self._unpack(action, self.layout.action)], dim=1)
-        for layer in self.hidden:
+        for layer in self.layers:
             x = F.relu(layer(x))
         return cast(Tensor, self.value(x)).squeeze(1)
 

@@ -1,0 +1,132 @@
+"""The actor's side of the action-value network: every legal action of many decisions in one forward.
+
+The state's share of the first layer is the same for all legal actions of a decision, so it is
+computed once and added to each action's share.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from troupe.episodes import Array
+from troupe.errors import TroupeError
+from troupe.jobs.spec import NetworkSettings
+from troupe.policies import Choices, Decisions, Spaces
+from troupe.policies.action_value import ActionValue
+from troupe.policies.choosing import epsilon_greedy
+
+# oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few.
+ROUND_ROWS = 128
+ROUND_STATES = 64
+
+_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+class ActionValueActor:
+    """`Acting` by an `ActionValue` whose weights arrive from outside.
+
+    At float32 the values equal those of `ActionValue.evaluate` up to the order of sums, at
+    bfloat16 to about two decimal digits.
+    """
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        network: NetworkSettings,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self._model = ActionValue(spaces, network).to(device, precision).requires_grad_(False)
+        self._layout = self._model.layout
+        self._device = device
+        self._precision = precision
+        self._split()
+
+    def act(
+        self, decisions: Decisions, random: np.random.Generator, epsilon: float = 0.0
+    ) -> Choices:
+        """Choose the best action of every decision, or with probability `epsilon` any."""
+        return epsilon_greedy(self.values(decisions), decisions.offsets, random, epsilon)
+
+    def values(self, decisions: Decisions) -> NDArray[np.float32]:
+        """[M]: the value of each legal action."""
+        counts = np.diff(decisions.offsets)
+        rows = len(decisions.legal)
+        owner = np.zeros(_up(rows, ROUND_ROWS), np.int64)
+        owner[:rows] = np.repeat(np.arange(counts.size), counts)
+        with torch.inference_mode():
+            states = self._encode(decisions.observation, _up(counts.size, ROUND_STATES))
+            actions = self._unpack(decisions.legal, self._layout.action, owner.size)
+            values = self._forward(states, actions, torch.from_numpy(owner).to(self._device))
+            result: NDArray[np.float32] = values[:rows].float().cpu().numpy()
+            return result
+
+    def load(self, tensors: Mapping[str, Array]) -> None:
+        """Take weights by parameter name, whole or not at all.
+
+        Raises:
+            TroupeError: they are not the parameters of this network.
+        """
+        needed = {name: tuple(held.shape) for name, held in self._model.state_dict().items()}
+        given = {name: array.shape for name, array in tensors.items()}
+        wrong = sorted(name for name in needed | given if needed.get(name) != given.get(name))
+        if wrong:
+            raise TroupeError(
+                f"weights: {wrong[0]} has shape {given.get(wrong[0])}, this network needs "
+                f"{needed.get(wrong[0])}: they are of another game or another `network`"
+            )
+        self._model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+        self._split()
+
+    def _split(self) -> None:
+        """Cut the first layer into what reads the state and what reads the action."""
+        weight = self._model.layers[0].weight
+        columns = weight.shape[1] - self._layout.action
+        self._state_weight = weight[:, :columns].contiguous()
+        self._action_weight = weight[:, columns:].contiguous()
+
+    def _encode(self, observation: Mapping[str, Array], states: int) -> Tensor:
+        """[states, hidden]: each state's share of the first layer, its bias included."""
+        parts = [self._unpack(observation["state"], self._layout.state, states)]
+        if self._model.memory is not None:
+            bits = self._layout.rows * self._layout.width
+            history = self._unpack(observation["history"], bits, states)
+            outputs, _ = self._model.memory(history.view(states, self._layout.rows, -1))
+            parts.insert(0, outputs[:, -1])
+        return _linear(torch.cat(parts, 1), self._state_weight, self._model.layers[0].bias)
+
+    def _forward(self, states: Tensor, actions: Tensor, owner: Tensor) -> Tensor:
+        """[rows]: the value of each action, with `owner` [rows] the state it belongs to."""
+        x = _linear(actions, self._action_weight, None)
+        x = x.add_(states.index_select(0, owner)).relu_()
+        for layer in self._model.layers[1:]:
+            x = _linear(x, layer.weight, layer.bias, relu=True)
+        return F.linear(x, self._model.value.weight, self._model.value.bias).squeeze(1)
+
+    def _unpack(self, packed: Array, bits: int, rows: int) -> Tensor:
+        """[n, bytes] -> [rows, bits] where the network is; rows past n are zero."""
+        padded = np.zeros((rows, packed.shape[1]), np.uint8)
+        padded[: len(packed)] = packed
+        unpacked = np.unpackbits(padded, axis=1, count=bits, bitorder="little")
+        return torch.from_numpy(unpacked).to(self._device).to(self._precision)
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+    """x W^T + b, then ReLU where asked."""
+    if x.device.type == "cpu" and _ONEDNN:
+        # What torch.compile calls: oneDNN's product with the ReLU inside. `F.linear` goes to MKL
+        # at float32, which is half as fast on AMD processors.
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, weight, bias, "relu" if relu else "none", [], ""
+        )
+        return out
+    out = F.linear(x, weight, bias)
+    return out.relu_() if relu else out

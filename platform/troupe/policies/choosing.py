@@ -1,0 +1,54 @@
+"""Picking one of the listed actions of many decisions at once. Pure functions on arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from troupe.errors import TroupeError
+from troupe.policies import Choices
+
+
+def best(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first highest value of every segment, counted from the segment's start.
+
+    Args:
+        values: [M], finite.
+        offsets: [B + 1]: segment i is `values[offsets[i]:offsets[i + 1]]`, and none is empty.
+
+    Returns:
+        [B].
+    """
+    starts = offsets[:-1]
+    counts = np.diff(offsets)
+    highest = np.repeat(np.maximum.reduceat(values, starts), counts)
+    hits = np.flatnonzero(values == highest)[::-1]
+    first = np.empty(starts.size, np.int64)
+    # Where an index repeats, the last value assigned stays: from behind, that is the first hit.
+    first[np.repeat(np.arange(starts.size), counts)[hits]] = hits
+    return first - starts
+
+
+def epsilon_greedy(
+    values: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    random: np.random.Generator,
+    epsilon: float,
+) -> Choices:
+    """The best action of every decision, or with probability `epsilon` any, all equally likely.
+
+    `values` and `offsets` are as in `best`. The same count of numbers is drawn from `random`
+    whatever the values are.
+
+    Raises:
+        TroupeError: a value is not finite: the weights have diverged.
+    """
+    if not np.isfinite(values).all():
+        raise TroupeError("policy: a value is not finite, its weights have diverged")
+    greedy = best(values, offsets)
+    if epsilon == 0.0:
+        return Choices(greedy, np.zeros(greedy.size, np.float32))
+    counts = np.diff(offsets)
+    explores, place = random.random((2, counts.size))
+    choice = np.where(explores < epsilon, (place * counts).astype(np.int64), greedy)
+    uniform = epsilon / counts
+    probability = np.where(choice == greedy, 1.0 - epsilon + uniform, uniform)
+    return Choices(choice, np.log(probability).astype(np.float32))
