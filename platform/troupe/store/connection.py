@@ -1,0 +1,200 @@
+"""One connection to the store: checked when it is made, patient when it is lost."""
+
+import ssl
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+
+from troupe.errors import UserError
+from troupe.store import StoreError
+
+SCHEMA = 1
+"""Version of our keys and functions; it is part of the function library's name."""
+OLDEST_SERVER = 7
+SOCKET_SECONDS = 15.0
+_RETRIES = 12
+_RETRIED = (redis.ConnectionError, redis.TimeoutError)
+_LIBRARY = Path(__file__).with_name("functions.lua")
+
+Argument = str | int | float | bytes
+
+
+class Store:
+    """A run's place in a Redis-protocol server. Safe to share between threads."""
+
+    def __init__(self, url: str, run: str) -> None:
+        self.run = run
+        self.where = address(url)
+        self._backoff = _CountedBackoff()
+        self.redis = _client(url, Retry(self._backoff, _RETRIES, _RETRIED))
+        """Commands that may be sent twice when a connection breaks."""
+        self.once = _client(url, Retry(NoBackoff(), 0, ()))
+        """Commands that must not be."""
+
+    @classmethod
+    def connect(cls, url: str, run: str, *, timeout: float = 5.0, create: bool = True) -> "Store":
+        """Open the place of `run`, which is made if `create` allows it and it is not there.
+
+        `url` is `redis://[user:password@]host:port`, `rediss://` for TLS (with `?ssl_ca_certs=FILE`
+        for a certificate authority of one's own) or `unix://PATH`.
+
+        Raises:
+            UserError: the URL or the password is wrong, or the server is too old.
+            StoreError: nobody answers, or the keys are of another schema or another run.
+        """
+        _check_server(url, timeout)
+        store = cls(url, run)
+        with store.guard():
+            store._open(create)
+        return store
+
+    @property
+    def retries(self) -> int:
+        """How often a command had to be tried again because the connection was lost."""
+        return self._backoff.count
+
+    def key(self, *parts: str | int) -> str:
+        """The name of one of this run's keys."""
+        return ":".join(("troupe", self.run, *map(str, parts)))
+
+    def generation(self) -> str | None:
+        """An id that lives as long as the store's memory; none in a store that came back empty."""
+        with self.guard():
+            value = self.redis.get(self.key("generation"))
+            return None if value is None else text(value)
+
+    def renew(self) -> str:
+        """Give a store that came back empty what `connect` had made; return its generation."""
+        with self.guard():
+            self._open(create=True)
+        return self.generation() or ""
+
+    def call(self, function: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """Call a function of our library, loading it again where the server lost it."""
+        name = f"troupe_{SCHEMA}_{function}"
+        with self.guard():
+            try:
+                return self.redis.fcall(name, len(keys), *keys, *arguments)
+            except redis.ResponseError as error:
+                if "function not found" not in str(error).lower():
+                    raise
+                self._load_library()
+                return self.redis.fcall(name, len(keys), *keys, *arguments)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn what the client library raises into one line that names the store."""
+        try:
+            yield
+        except redis.OutOfMemoryError:
+            raise StoreError(
+                f"store at {self.where}: its memory is full; raise store.memory_mb or the server's maxmemory"
+            ) from None
+        except _RETRIED as error:
+            raise StoreError(
+                f"store at {self.where}: the connection was lost and did not come back: {_short(error)}"
+            ) from None
+        except redis.RedisError as error:
+            raise StoreError(f"store at {self.where}: {_short(error)}") from None
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.redis.close()
+        self.once.close()
+
+    def _open(self, create: bool) -> None:
+        key = self.key("schema")
+        schema = self.redis.get(key)
+        if schema is None and not create:
+            raise StoreError(
+                f"store at {self.where}: it does not hold the run {self.run}; it is another run's "
+                "store, or it was restarted and lost its memory"
+            )
+        if schema is not None and text(schema) != str(SCHEMA):
+            raise StoreError(
+                f"store at {self.where}: run {self.run} is kept there in schema {text(schema)}, this "
+                f"version of troupe speaks schema {SCHEMA}; use the version that made it, or a new run"
+            )
+        self._load_library()
+        if create:
+            self.redis.set(self.key("generation"), uuid.uuid4().hex, nx=True)
+            self.redis.set(key, SCHEMA, nx=True)
+
+    def _load_library(self) -> None:
+        self.redis.function_load(_LIBRARY.read_text(), replace=True)
+
+
+class _CountedBackoff(AbstractBackoff):
+    """Waits longer after each failure, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waits = ExponentialWithJitterBackoff(cap=2.0, base=0.02)
+
+    def compute(self, failures: int) -> float:
+        self.count += 1
+        return float(self._waits.compute(failures))
+
+
+def address(url: str) -> str:
+    """Where a store is, in words for people: never with the password."""
+    try:
+        parts = urlsplit(url)
+        return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+    except ValueError:
+        return "an unreadable URL"
+
+
+def _client(url: str, retry: Retry, timeout: float = SOCKET_SECONDS) -> "redis.Redis":
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            retry=retry,
+            socket_timeout=timeout,
+            socket_connect_timeout=min(timeout, 5.0),
+            socket_keepalive=True,
+        )
+    except (ValueError, TypeError):
+        raise UserError(
+            f"store.url: {address(url)} is not given as redis://host:port, rediss:// or unix://"
+        ) from None
+
+
+def _check_server(url: str, timeout: float) -> None:
+    """See that a server answers, lets us in and is new enough, without waiting for it for long."""
+    where = address(url)
+    with _client(url, Retry(NoBackoff(), 0), timeout) as probe:
+        try:
+            info = probe.info("server")
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise UserError(
+                f"store.url: the server at {where} refuses the user or password: {_short(error)}"
+            ) from None
+        except (redis.RedisError, OSError, ssl.SSLError) as error:
+            raise StoreError(
+                f"store at {where}: no answer ({_short(error)}); is the server running, and store.url right?"
+            ) from None
+    version = str(info.get("redis_version", "0"))
+    if int(version.split(".")[0]) < OLDEST_SERVER:
+        raise UserError(
+            f"store.url: the server at {where} is version {version}; Redis {OLDEST_SERVER} or later, "
+            "or Valkey, is needed"
+        )
+
+
+def text(value: bytes | str) -> str:
+    """What the server holds, as a string."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error; the client library never puts a password into one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
