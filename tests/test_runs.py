@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from troupe.checkpoint import newest
 from troupe.errors import UserError
 from troupe.jobs.spec import GameSettings, Job
 from troupe.runs import RunFolder, RunFolderError, list_runs, show, write_aside, writing
@@ -21,17 +23,17 @@ JOB = Job(
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "runs", JOB.name, JOB)
+    return RunFolder.create(tmp_path / "runs", JOB)
 
 
 def test_runs_are_numbered_upwards(tmp_path: Path):
     base = tmp_path / "runs"
-    names = [RunFolder.create(base, "doudizhu", JOB).name for _ in range(3)]
+    names = [RunFolder.create(base, JOB).name for _ in range(3)]
     assert names == ["doudizhu-1", "doudizhu-2", "doudizhu-3"]
     (base / "doudizhu-12").mkdir()
     (base / "doudizhu-x").mkdir()
-    assert RunFolder.create(base, "doudizhu", JOB).name == "doudizhu-13"
-    assert RunFolder.create(base, "dou", JOB).name == "dou-1"
+    assert RunFolder.create(base, JOB).name == "doudizhu-13"
+    assert RunFolder.create(base, replace(JOB, name="dou")).name == "dou-1"
 
 
 def test_the_job_is_read_back_whole(run: RunFolder):
@@ -67,7 +69,7 @@ def test_attempts_are_counted(run: RunFolder):
     for expected in (1, 2, 3):
         with run.attempt() as number:
             assert number == expected
-            assert run.status().state == "starting"
+            assert run.status().state == "running"
     assert run.attempts == 3
 
 
@@ -78,6 +80,49 @@ def test_only_one_launcher_holds_a_run(run: RunFolder):
             pass
     assert not run.held()
     assert run.attempts == 1
+
+
+def test_a_running_run_cannot_be_changed(run: RunFolder):
+    with run.attempt():
+        with pytest.raises(UserError, match="is running"):
+            run.write_job(JOB)
+        with pytest.raises(UserError, match="is running"):
+            run.choose_checkpoint("step-000000000100")
+
+
+def test_an_attempt_leaves_word_of_how_it_ended(run: RunFolder):
+    with run.attempt():
+        pass
+    assert run.status().state == "stopped"
+    with run.attempt():
+        run.set_status("done")
+    assert run.status().state == "done"
+    with pytest.raises(RunFolderError), run.attempt():
+        raise RunFolderError("the disk is full\nmore")
+    assert (run.status().state, run.status().message) == ("failed", "the disk is full")
+
+
+def test_an_identity_is_kept_and_nobody_elses(run: RunFolder):
+    other = RunFolder.create(run.path.parent, JOB)
+    assert run.identity.startswith("doudizhu-1-")
+    assert run.identity == RunFolder(run.path).identity != other.identity
+
+
+def test_an_older_checkpoint_is_chosen_and_later_ones_are_kept_aside(run: RunFolder):
+    for step in (100, 200, 300):
+        folder = run.checkpoints / f"step-{step:012d}"
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+    run.choose_checkpoint(None)
+    run.choose_checkpoint("step-000000000300")
+    run.choose_checkpoint("step-000000000100")
+    assert newest(run.path).name == "step-000000000100"
+    assert sorted(path.name for path in (run.checkpoints / "later-0").iterdir()) == [
+        "step-000000000200",
+        "step-000000000300",
+    ]
+    with pytest.raises(UserError, match=r"there: step-000000000100$"):
+        run.choose_checkpoint("step-000000000300")
 
 
 def test_an_error_inside_an_attempt_passes_through(run: RunFolder):
@@ -101,7 +146,6 @@ def test_a_launcher_killed_with_9_leaves_a_run_that_can_be_resumed(run: RunFolde
 def test_the_status_keeps_when_the_attempt_began(run: RunFolder):
     with run.attempt():
         begun = run.status().started
-        run.set_status("running")
         run.set_status("failed", "the store is gone")
     status = run.status()
     assert (status.state, status.message, status.started) == (
@@ -115,7 +159,7 @@ def test_the_status_keeps_when_the_attempt_began(run: RunFolder):
 def test_list_shows_every_run(run: RunFolder, capsys: pytest.CaptureFixture[str]):
     base = run.path.parent
     (base / "not-a-run").mkdir()
-    RunFolder.create(base, "kuhn", JOB).set_status("done", "1.9 M steps")
+    RunFolder.create(base, replace(JOB, name="kuhn")).set_status("done", "1.9 M steps")
     assert {found.name for found in list_runs(base)} == {"doudizhu-1", "kuhn-1"}
     assert show(base, as_json=False) == 0
     text = capsys.readouterr().out
@@ -133,7 +177,7 @@ def test_an_empty_list_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_place_that_cannot_be_written_is_the_users_to_change(tmp_path: Path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose a folder"):
-        RunFolder.create(tmp_path / "runs" / "deep", "doudizhu", JOB)
+        RunFolder.create(tmp_path / "runs" / "deep", JOB)
 
 
 def test_a_full_disk_is_a_fault_in_one_line_and_harms_nothing(tmp_path: Path):

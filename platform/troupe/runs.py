@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from troupe import checkpoint
 from troupe.config import dump, parse
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import Job
@@ -37,7 +39,7 @@ class Status:
     """How a run stands."""
 
     state: str
-    """new, starting, running, stopped, done, failed; killed where its launcher vanished."""
+    """new, running, stopped, done, failed; killed where its launcher vanished."""
     pid: int = 0
     """The launcher's process."""
     started: float = 0.0
@@ -58,6 +60,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.curves = path / "curves.png"
         self._job = path / "job.yaml"
+        self._identity = path / "identity"
         self._attempt = path / "attempt"
         self._status = path / "status.json"
         self._lock = path / "lock"
@@ -68,17 +71,17 @@ class RunFolder:
         return self.path.name
 
     @classmethod
-    def create(cls, base: Path, name: str, job: Job) -> "RunFolder":
-        """Make `base/name-<n>` with the first n that is higher than all before.
+    def create(cls, base: Path, job: Job) -> "RunFolder":
+        """Make `base/<name of the job>-<n>` with the first n that is higher than all before.
 
         Raises:
             UserError, RunFolderError: it cannot be written.
         """
         with writing(base):
             base.mkdir(parents=True, exist_ok=True)
-            number = 1 + max(_numbers(base, name), default=0)
+            number = 1 + max(_numbers(base, job.name), default=0)
             while True:
-                folder = cls(base / f"{name}-{number}")
+                folder = cls(base / f"{job.name}-{number}")
                 try:
                     folder.path.mkdir()
                     break
@@ -86,8 +89,9 @@ class RunFolder:
                     number += 1
             for part in (folder.checkpoints, folder.logs, folder.tensorboard):
                 part.mkdir()
-        folder.write_job(job)
+        write_aside(folder._identity, f"{folder.name}-{secrets.token_hex(4)}\n")
         folder.set_status("new")
+        folder.write_job(job)
         return folder
 
     @classmethod
@@ -107,6 +111,18 @@ class RunFolder:
         hint = f"did you mean {', '.join(close)}?" if close else "start one with `troupe train JOB`"
         raise UserError(f"{text}: no such run here or in {base}/; {hint}")
 
+    @property
+    def identity(self) -> str:
+        """The run's name in the store and in checkpoints: no other run ever has it.
+
+        Raises:
+            UserError: the file that holds it cannot be read.
+        """
+        try:
+            return self._identity.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"{self._identity}: cannot be read: {error.strerror}") from None
+
     def job(self) -> Job:
         """The resolved job.
 
@@ -123,15 +139,45 @@ class RunFolder:
             raise UserError(f"{self._job}: {error}") from None
 
     def write_job(self, job: Job) -> None:
-        """Keep the resolved job; a resume with overrides replaces it."""
+        """Keep the resolved job; a resume with overrides replaces it.
+
+        Raises:
+            UserError: the run is running.
+        """
+        self._refuse_while_held()
         text = yaml.safe_dump(dump(job), sort_keys=False, allow_unicode=True)
         write_aside(self._job, text)
+
+    def choose_checkpoint(self, name: str | None) -> None:
+        """Make the checkpoint of that name the newest; None leaves the newest as it is.
+
+        Later ones are not lost: they move to `checkpoints/later-<attempt>/`.
+
+        Raises:
+            UserError: there is none of that name, or the run is running.
+        """
+        if name is None:
+            return
+        self._refuse_while_held()
+        saved = checkpoint.available(self.path)
+        names = [path.name for path in saved]
+        if name not in names:
+            raise UserError(
+                f"--checkpoint: {name!r} is not in {self.checkpoints}; "
+                f"there: {', '.join(names) or 'none yet'}"
+            )
+        aside = self.checkpoints / f"later-{self.attempts}"
+        with writing(aside):
+            for later in saved[names.index(name) + 1 :]:
+                aside.mkdir(exist_ok=True)
+                later.rename(aside / later.name)
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
         """Hold the run for one start or resume; gives its number, counted from 1.
 
-        The hold ends with the block or with this process, however that ends.
+        Meanwhile its state is `running`; then it is `failed` after an error, else `stopped` unless
+        the block said otherwise. The hold ends with the block or with this process, however that ends.
 
         Raises:
             UserError: another process is running it.
@@ -139,8 +185,14 @@ class RunFolder:
         with self._hold():
             number = self.attempts + 1
             write_aside(self._attempt, f"{number}\n")
-            self.set_status("starting", started=time.time())
-            yield number
+            self.set_status("running", started=time.time())
+            try:
+                yield number
+            except TroupeError as error:
+                self.set_status("failed", _first_line(error))
+                raise
+            if self.status().state == "running":
+                self.set_status("stopped")
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
@@ -150,11 +202,16 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: is running as pid {self._read_status().pid}; "
-                    f"end that first, or wait for it"
-                ) from None
+                raise self._taken() from None
             yield
+
+    def _refuse_while_held(self) -> None:
+        if self.held():
+            raise self._taken()
+
+    def _taken(self) -> UserError:
+        pid = self._read_status().pid
+        return UserError(f"{self.path}: is running as pid {pid}; end that first, or wait for it")
 
     @property
     def attempts(self) -> int:
@@ -178,7 +235,7 @@ class RunFolder:
     def status(self) -> Status:
         """How the run stands; `killed` where it claims to be running and no launcher holds it."""
         status = self._read_status()
-        if status.state in ("starting", "running") and not self.held():
+        if status.state == "running" and not self.held():
             return Status("killed", status.pid, status.started, status.changed, status.message)
         return status
 
@@ -230,13 +287,13 @@ def show(base: Path, *, as_json: bool) -> int:
 def _row(run: RunFolder) -> dict[str, object]:
     status = run.status()
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.started))
-    checkpoints = sorted(path.name for path in run.checkpoints.glob("[!.]*"))
+    saved = checkpoint.available(run.path)
     return {
         "run": run.name,
         "state": status.state,
         "attempts": run.attempts,
         "started": started if status.started else "",
-        "checkpoint": checkpoints[-1] if checkpoints else "",
+        "checkpoint": saved[-1].name if saved else "",
         "message": status.message,
     }
 
