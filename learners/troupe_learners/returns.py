@@ -1,0 +1,50 @@
+"""Returns: pure functions on flat tensors of S steps that belong to N fragments."""
+
+import torch
+from torch import Tensor
+
+
+def monte_carlo(reward: Tensor, length: Tensor, gamma: float = 1.0) -> Tensor:
+    """The return of every step: its reward and the discounted rewards after it in its fragment.
+
+    G_t = r_t + gamma r_{t+1} + gamma^2 r_{t+2} + ... (Sutton and Barto, 2nd ed., eq. 3.8).
+
+    Args:
+        reward: float [S].
+        length: int [N], the steps of each fragment; they sum to S.
+        gamma: discount per step.
+
+    Returns:
+        float [S].
+    """
+    discount = torch.full_like(reward, gamma)
+    discount[length.cumsum(0) - 1] = 0.0
+    return linear_recurrence(reward, discount)
+
+
+def linear_recurrence(value: Tensor, factor: Tensor) -> Tensor:
+    """Solve x_t = value_t + factor_t x_{t+1} backwards, with x = 0 behind the last step.
+
+    A factor of 0 ends a fragment. Takes log2(longest fragment) passes over whole tensors: each
+    doubles how far every step has looked ahead (Hillis and Steele, "Data parallel algorithms",
+    CACM 1986), and adds values only within a fragment, so nothing is lost to cancellation.
+
+    Args:
+        value: float [S].
+        factor: float [S].
+
+    Returns:
+        float [S].
+    """
+    value, factor = value.clone(), factor.clone()
+    factor[-1:] = 0.0
+    reach = 1
+    while reach < value.numel() and bool(factor.any()):
+        ahead = torch.zeros_like(value)
+        ahead[:-reach] = value[reach:]
+        beyond = torch.zeros_like(factor)
+        beyond[:-reach] = factor[reach:]
+        value += factor * ahead
+        factor *= beyond
+        reach *= 2
+    return value
