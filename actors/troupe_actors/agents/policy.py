@@ -1,0 +1,117 @@
+"""The policies of a run as an agent: each seat by its own network, always the best move."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from troupe import checkpoint as checkpoints
+from troupe.episodes import Array
+from troupe.errors import UserError
+from troupe.jobs.spec import Job
+from troupe.policies import Acting, Decisions, create_acting
+from troupe.policies.devices import resolve_device, resolve_precision
+from troupe.runs import RunFolder
+from troupe_actors import games
+from troupe_actors.agents import Position, rows_of
+from troupe_actors.games import Game
+
+
+class PolicyAgent:
+    """Plays every seat with the policy that the job gives it, without exploring."""
+
+    def __init__(self, name: str, game: Game, job: Job, precision: str = "fp32") -> None:
+        self.name = name
+        self.policies = tuple(job.policies.get(seat, seat) for seat in game.seats)
+        """By seat."""
+        self._widths = [_widths(game, seat) for seat in range(len(game.seats))]
+        device = resolve_device(job.actors.device, prefer_gpu=False)
+        dtype = resolve_precision(precision, device)
+        self._acting: Sequence[Acting] = [
+            create_acting(game.spaces(seat), job.network, device, dtype)
+            for seat in range(len(game.seats))
+        ]
+
+    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+        """Take the weights of one policy, for every seat that it plays."""
+        for held, acting in zip(self.policies, self._acting, strict=True):
+            if held == policy:
+                acting.load(tensors)
+
+    def act(self, position: Position, random: np.random.Generator) -> NDArray[np.int64]:
+        """[B]: the move of the highest value on each table."""
+        choice = np.empty(len(position.seat), np.int64)
+        for seat in np.unique(position.seat).tolist():
+            tables = np.flatnonzero(position.seat == seat)
+            decisions = self._decisions(position, seat, tables)
+            choice[tables] = self._acting[seat].act(decisions, random).choice
+        return choice
+
+    def values(self, position: Position) -> NDArray[np.float32]:
+        """[M]: how good each legal move of a single table looks to the seat to move."""
+        seat = int(position.seat[0])
+        return self._acting[seat].values(self._decisions(position, seat, np.arange(1)))
+
+    def remarks(self) -> Mapping[str, int]:
+        """Nothing to say."""
+        return {}
+
+    def _decisions(self, position: Position, seat: int, tables: NDArray[np.int64]) -> Decisions:
+        rows, offsets = rows_of(position.offsets, tables)
+        observation = {
+            name: position.observation[name][tables, :width]
+            for name, width in self._widths[seat].items()
+        }
+        return Decisions(observation, position.legal[rows], offsets)
+
+
+def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAgent:
+    """The agent of a run, from its newest checkpoint or the one named.
+
+    Raises:
+        UserError: the run plays another game than `game`.
+        CheckpointError: there is no sound checkpoint.
+    """
+    run = RunFolder(folder)
+    job = run.job()
+    if job.game.name != game.name:
+        raise UserError(f"{folder}: this run plays {job.game.name}, not {game.name}")
+    path = find_checkpoint(folder, checkpoint)
+    agent = PolicyAgent(run.name, game, job)
+    for policy in sorted(set(agent.policies)):
+        agent.load(policy, checkpoints.load_policy(path, policy))
+    return agent
+
+
+def game_of(folder: Path) -> Game:
+    """The game of a run, by its rules.
+
+    Raises:
+        UserError: it is no run, or its game is not here.
+    """
+    job = RunFolder(folder).job()
+    return games.load(job.game.name, job.game.rules)
+
+
+def find_checkpoint(folder: Path, name: str | None) -> Path:
+    """The checkpoint of that name, or the newest.
+
+    Raises:
+        UserError: there is none of that name.
+        CheckpointError: there is none at all.
+    """
+    if name is None:
+        return checkpoints.newest(folder)
+    found = {path.name: path for path in checkpoints.available(folder)}
+    if name not in found:
+        raise UserError(
+            f"--checkpoint: {folder} has no {name!r}; it has {', '.join(found) or 'none yet'}"
+        )
+    return found[name]
+
+
+def _widths(game: Game, seat: int) -> dict[str, int]:
+    """Bytes of each column of a seat's observation, by name."""
+    spaces = game.spaces(seat).observation
+    return {name: -(-int(np.prod(space.shape or ())) // 8) for name, space in spaces.items()}

@@ -1,0 +1,125 @@
+"""Fixed deals to judge play by: the same for everyone who names the same seed, file or hash.
+
+A deal file is text: one deal a line, the cards of each seat in order, separated by spaces. What
+follows a `#` is a remark.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from troupe import seeding
+from troupe.errors import UserError
+from troupe_actors.games import Game, Tables, Turn
+
+Hands = NDArray[np.uint64]
+
+
+class DealTables(Tables, Protocol):
+    """Tables that can be dealt by hand."""
+
+    def deal(self, hands: Hands) -> Turn:
+        """Play these deals, uint64 [T, seats], one a table and each once."""
+        ...
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """[T]: tables that play no more."""
+        ...
+
+
+class _Names(Protocol):
+    def letters(self, cards: int) -> str: ...
+
+    def parse_move(self, text: str) -> int: ...
+
+
+class _Dealer(Protocol):
+    """What a game's module offers to be judged on fixed deals."""
+
+    names: _Names
+
+    def deal_hands(self, key: int) -> Hands: ...
+
+
+class Deals(NamedTuple):
+    """Deals of one game, and where they come from."""
+
+    hands: Hands
+    """[D, seats]: a set of cards for each seat."""
+    source: str
+    """A seed or a file, for a person."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the deals as little-endian words: equal for equal deals, whatever their source."""
+        return hashlib.sha256(self.hands.astype("<u8").tobytes()).hexdigest()
+
+
+def generate(game: Game, count: int, seed: int) -> Deals:
+    """The first `count` validation deals of a seed; a longer list begins with the shorter one.
+
+    Raises:
+        UserError: `count` is not positive, or the game has no deals.
+    """
+    if count < 1:
+        raise UserError(f"--deals: {count} is not a number of deals; 1 or more")
+    dealer = _dealer(game)
+    hands = [dealer.deal_hands(seeding.key(seed, "validation", i)) for i in range(count)]
+    return Deals(np.stack(hands), f"seed {seed}")
+
+
+def read(game: Game, path: Path) -> Deals:
+    """Read a deal file.
+
+    Raises:
+        UserError: it cannot be read, is empty, or a line is not a deal of this game.
+    """
+    names = _dealer(game).names
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a deal file: {error}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != len(game.seats):
+            raise UserError(
+                f"{path}, line {number}: {len(words)} hands; a deal has one for each of "
+                f"{', '.join(game.seats)}"
+            )
+        try:
+            row = np.array([[names.parse_move(word) for word in words]], np.uint64)
+            tables(game, 1).deal(row)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: no deals in it; one a line, such as `troupe_actors.deals` writes")
+    return Deals(np.concatenate(rows), str(path))
+
+
+def write(game: Game, deals: Deals, path: Path) -> None:
+    """Write a deal file that `read` reads back."""
+    names = _dealer(game).names
+    head = f"# {game.name}: {' '.join(game.seats)}\n# sha256 {deals.hash}\n"
+    lines = [" ".join(names.letters(hand) for hand in row) + "\n" for row in deals.hands.tolist()]
+    path.write_text(head + "".join(lines), encoding="utf-8")
+
+
+def tables(game: Game, count: int) -> DealTables:
+    """Tables that wait for their deals."""
+    return cast(DealTables, game.tables(count, 0))
+
+
+def _dealer(game: Game) -> _Dealer:
+    module = sys.modules[type(game).__module__]
+    if not hasattr(module, "deal_hands"):
+        raise UserError(f"game.name: {game.name!r} has no deals to judge play by (deal_hands)")
+    return cast(_Dealer, module)
