@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from troupe.policies import Spaces
 from troupe_actors.games.doudizhu import features, names
-from troupe_actors.games.doudizhu.cards import deal, thermometer
+from troupe_actors.games.doudizhu.cards import deal_hands
 from troupe_actors.games.doudizhu.rules import Rules
 from troupe_actors.games.doudizhu.tables import Tables
+from troupe_actors.games.doudizhu.view import View
 
-__all__ = ["Game", "Rules", "Tables", "deal_hands"]
+__all__ = ["Game", "Rules", "Tables", "View", "deal_hands"]
 
 
 class Game:
@@ -52,8 +51,3 @@ class Game:
             ValueError: these are no cards.
         """
         return names.parse_move(text)
-
-
-def deal_hands(key: int) -> NDArray[np.uint64]:
-    """The deal of a 64-bit key: three hands by seat, uint64 [3], for `Tables.deal`."""
-    return np.array([thermometer(hand) for hand in deal(np.uint64(key))], np.uint64)

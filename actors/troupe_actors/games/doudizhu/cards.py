@@ -10,6 +10,7 @@ integers. Compiled code uses int64 throughout: Numba turns int64 with uint64 int
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from troupe_actors.games.doudizhu.compiled import compiled
 
@@ -87,3 +88,8 @@ def deal(key: np.uint64) -> tuple[int, int, int]:
         else:
             down += unit
     return landlord, down, DECK_COUNTS - landlord - down
+
+
+def deal_hands(key: int) -> NDArray[np.uint64]:
+    """The deal of a 64-bit key: three hands by seat, uint64 [3], for `Tables.deal`."""
+    return np.array([thermometer(hand) for hand in deal(np.uint64(key))], np.uint64)

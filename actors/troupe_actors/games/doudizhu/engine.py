@@ -10,8 +10,9 @@ from troupe_actors.games.doudizhu.cards import HAND_SIZES, counts, deal, deal_ke
 from troupe_actors.games.doudizhu.compiled import compiled
 from troupe_actors.games.doudizhu.moves import PASS, is_bomb, list_moves
 
-MOST_MOVES: Final = 1024
-"""Room for the legal moves of any hand, and what is written on the way to them."""
+MOST_MOVES: Final = 640
+"""Room for the legal moves of any hand, and what is written on the way to them: listing the leads
+of each of the 115,033,295 hands of 20 cards gave at most 519 moves and touched 612 places."""
 
 RECORD: Final = np.dtype(
     [
@@ -24,6 +25,7 @@ RECORD: Final = np.dtype(
         ("to_beat", "<i8"),
         ("chosen", "<i8"),
         ("group", "<i8"),
+        ("made", "<i8"),
         ("bombs", "<i8"),
         ("passes", "<i8"),
         ("seat", "u1"),
@@ -54,6 +56,8 @@ class Table(Protocol):
     """The move that is about to be made."""
     group: int
     """The number of the deal."""
+    made: int
+    """Moves made in this game."""
     bombs: int
     """Bombs played, the rocket included."""
     passes: int
@@ -87,6 +91,7 @@ def start(table: Table, hands: tuple[int, int, int], group: int) -> None:
     table.history[:] = 0
     table.to_beat = PASS
     table.group = group
+    table.made = 0
     table.bombs = 0
     table.passes = 0
     table.seat = 0
@@ -99,6 +104,7 @@ def make(table: Table, move: int) -> bool:
     seat = table.seat
     features.remember(table.history, move)
     table.latest[seat] = move
+    table.made += 1
     if move == PASS:
         table.passes += 1
         if table.passes == 2:

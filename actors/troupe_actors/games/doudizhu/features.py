@@ -68,8 +68,8 @@ def write_state(
     if seat == 0:
         _put(row, 162, thermometer(down))
         _put(row, 216, thermometer(up))
-        _put(row, 270, 1 << (left[1] - 1))
-        _put(row, 287, 1 << (left[2] - 1))
+        _put(row, 270, 1 << left[1] >> 1)
+        _put(row, 287, 1 << left[2] >> 1)
         _put(row, 304, 1 << bombs)
     else:
         mate = 3 - seat
@@ -77,6 +77,6 @@ def write_state(
         _put(row, 216, latest[mate])
         _put(row, 270, thermometer(played[0]))
         _put(row, 324, thermometer(played[mate]))
-        _put(row, 378, 1 << (left[0] - 1))
-        _put(row, 398, 1 << (left[mate] - 1))
+        _put(row, 378, 1 << left[0] >> 1)
+        _put(row, 398, 1 << left[mate] >> 1)
         _put(row, 415, 1 << bombs)

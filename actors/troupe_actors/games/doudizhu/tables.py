@@ -5,16 +5,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from troupe.episodes import Columns
 from troupe_actors.games import Turn
-from troupe_actors.games.doudizhu import engine
+from troupe_actors.games.doudizhu import engine, features
 from troupe_actors.games.doudizhu.cards import DECK, HAND_SIZES, counts, size, thermometer
 from troupe_actors.games.doudizhu.rules import Rules
+from troupe_actors.games.doudizhu.view import View, view_of
 
 STATE_BYTES: Final = 54
 HISTORY_BYTES: Final = 102
 MOVE_BYTES: Final = 7
-
-_NO_CHOICE: Final = np.empty(0, np.int64)
 
 
 class Tables:
@@ -41,6 +41,7 @@ class Tables:
         self._tables = np.zeros(count, engine.RECORD)
         self._moves = np.empty(count * engine.MOST_MOVES, np.int64)
         self._offsets = np.zeros(count + 1, np.int64)
+        self._choice = np.empty(count, np.int64)
         self._ended = np.empty(count, np.int64)
         self._payoff = np.empty((count, 3), np.float32)
         self._totals = np.zeros(2, np.int64)
@@ -52,7 +53,7 @@ class Tables:
             "history": self._tables["history"].view(np.uint8)[:, :HISTORY_BYTES],
         }
         engine.deal_all(self._tables, self._settings.seed)
-        self._advance(_NO_CHOICE)
+        self._advance(self._choice[:0])
 
     def turn(self) -> Turn:
         """Where the tables stand now; nothing is finished."""
@@ -70,7 +71,8 @@ class Tables:
             raise ValueError(
                 f"choice is {choice.dtype} {choice.shape}, not int64 ({len(self._tables)},)"
             )
-        games = self._advance(choice)
+        self._choice[:] = choice  # compiled code takes only what is contiguous and writeable
+        games = self._advance(self._choice)
         if games < 0:
             t = -1 - games
             raise ValueError(
@@ -98,13 +100,32 @@ class Tables:
         for t, deal in enumerate(dealt):
             engine.start(self._tables[t], deal, t)
         self._settings = self._settings._replace(endless=False)
-        return self._turn(self._advance(_NO_CHOICE))
+        return self._turn(self._advance(self._choice[:0]))
 
     @property
     def done(self) -> NDArray[np.bool_]:
         """[T]: tables that play no more, after `deal`; valid until the next call."""
         done: NDArray[np.bool_] = self._tables["done"]
         return done
+
+    def observe(self, table: int, seat: int) -> Columns:
+        """What `seat` sees of a table, whoever is to move: rows as in `Turn.observation`, copied."""
+        state = np.empty(features.STATE_WORDS, np.int64)
+        engine.observe(self._tables[table], seat, state)
+        return {
+            "state": state.view(np.uint8)[:STATE_BYTES],
+            "history": self._observation["history"][table].copy(),
+        }
+
+    def view(self, table: int, seat: int) -> View:
+        """What `seat` knows of a table, for a person or a rule-based agent."""
+        return view_of(self._tables.view(np.recarray)[table], seat)
+
+    def hands(self) -> NDArray[np.uint64]:
+        """[T, 3]: what every seat holds now, hidden cards included."""
+        held = self._tables["hand"]
+        words = [thermometer(hand) for hand in held.reshape(-1).tolist()]
+        return np.array(words, np.uint64).reshape(held.shape)
 
     def _advance(self, choice: NDArray[np.int64]) -> int:
         games = engine.advance(
