@@ -1,0 +1,126 @@
+"""One look at a whole run: what the live view shows and `metrics.jsonl` and TensorBoard keep."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+NOTICEABLE = 0.05
+"""Share of its time from which on a side is said to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How one policy learns. None is what nobody has told yet."""
+
+    policy: str
+    updates: int
+    loss: float | None
+    grad_norm: float | None
+    value: float | None
+    """Mean predicted value of the newest batch."""
+    lag: int | None
+    """Updates that the weights of the slowest actor are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The newest evaluation against one opponent."""
+
+    opponent: str
+    wp: float
+    """Share of games won."""
+    wp_low: float
+    wp_high: float
+    """Ends of the 95 % confidence interval of `wp`."""
+    adp: float | None
+    """Average points per game."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Share of their time, 0 to 1, that each side waits for the other."""
+
+    actors: float
+    learner: float
+
+    def phrases(self) -> list[str]:
+        """Who waits for whom, as a person would say it."""
+        said = []
+        if self.actors >= NOTICEABLE:
+            said.append(f"actors for the learner {self.actors:.0%}")
+        if self.learner >= NOTICEABLE:
+            said.append(f"learner for actors {self.learner:.0%}")
+        return said or ["nobody"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A run at one moment. Rates are per second, over the last ten or so."""
+
+    time: float
+    """Unix time."""
+    elapsed: float
+    """Seconds since this start or resume."""
+    attempt: int
+    workers: int
+    """Processes that report."""
+    step: int
+    """Steps trained on, over all attempts."""
+    updates: int
+    decisions: float
+    decisions_per_second: float
+    steps_per_second: float
+    updates_per_second: float
+    waits: Waits
+    waiting_for: str
+    """What a waiting process says it waits for; empty where none does."""
+    backlog: int
+    """Steps that are made but not trained on."""
+    capacity: int
+    """Steps that may be in the backlog before actors wait."""
+    staleness: float | None
+    """Updates between the weights that made a step and those trained by it: mean of a batch."""
+    staleness_max: float | None
+    learned: tuple[Learned, ...]
+    evaluations: tuple[Evaluation, ...]
+    evaluated: int
+    """Steps that the evaluated weights were trained on."""
+    progress: float | None
+    """0 to 1 of the way to the nearest stop limit; None where there is none."""
+    seconds_left: float | None
+    memory_mb: float
+    restarts: int
+    events: tuple[str, ...]
+    """What happened since the frame before."""
+    reported: Mapping[str, float]
+    """`role/name`: counters summed over a role's processes, gauges averaged."""
+
+    @property
+    def training(self) -> bool:
+        """Whether the learner is there."""
+        return "learner/steps_trained" in self.reported
+
+    @property
+    def queue_fill(self) -> float:
+        """Backlog as a share of its capacity."""
+        return self.backlog / self.capacity if self.capacity else 0.0
+
+    def scalars(self) -> dict[str, float]:
+        """All numbers by name: what was reported, and what follows from it."""
+        return {**self.reported, **dict(self._derived())}
+
+    def _derived(self) -> Iterator[tuple[str, float]]:
+        yield "decisions", self.decisions
+        yield "decisions_per_second", self.decisions_per_second
+        yield "steps_per_second", self.steps_per_second
+        yield "updates", self.updates
+        yield "updates_per_second", self.updates_per_second
+        yield "actors_blocked", self.waits.actors
+        yield "learner_blocked", self.waits.learner
+        yield "queue_fill", self.queue_fill
+        yield "memory_mb", self.memory_mb
+        yield "workers", self.workers
+        yield "restarts", self.restarts
+        if self.progress is not None:
+            yield "progress", self.progress
+        if self.seconds_left is not None:
+            yield "seconds_left", self.seconds_left

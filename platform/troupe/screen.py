@@ -1,0 +1,234 @@
+"""The live view's picture: a frame drawn for a terminal of a given size."""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from troupe.frame import Evaluation, Frame, Learned
+
+WIDEST = 100
+NARROW = 76
+"""Columns below which all blocks stand below each other."""
+GAP = 3
+LABEL, TITLE, ACCENT, ALARM = "dim", "bold", "cyan", "bold red"
+
+
+class Happening(NamedTuple):
+    """An event and its Unix time."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A title and lines below it."""
+
+    title: str
+    rows: Table
+
+    @property
+    def height(self) -> int:
+        """Lines that it takes."""
+        return 1 + self.rows.row_count + self.rows.show_header
+
+    def __rich__(self) -> RenderableType:
+        return Group(Text(self.title, TITLE, no_wrap=True), self.rows)
+
+
+def picture(
+    run: str,
+    game: str,
+    frame: Frame | None,
+    events: Iterable[Happening],
+    width: int,
+    height: int,
+) -> RenderableType:
+    """Everything there is to see, in about `height` lines of at most `width` columns."""
+    width = min(width, WIDEST) - 2
+    parts: list[RenderableType] = [_header(run, game, frame, width)]
+    used = 2
+    if frame is not None:
+        for row in _rows(frame, width):
+            parts += ["", _beside(row, width)]
+            used += 1 + max(block.height for block in row)
+        parts += ["", _machine(frame)]
+        used += 2
+    notes = list(events)[-max(height - used - 2, 1) :]
+    parts += ["", *(_note(happening) for happening in notes)]
+    return Padding(Group(*parts), (0, 1), expand=False)
+
+
+def _rows(frame: Frame, width: int) -> list[list[Block]]:
+    if width + 2 < NARROW:
+        blocks = [_throughput(frame), _learning(frame.learned), _play(frame), _flow(frame, width)]
+        return [[block] for block in blocks]
+    column = (width - GAP) // 2
+    return [
+        [_throughput(frame), _learning(frame.learned)],
+        [_flow(frame, column), _play(frame)],
+    ]
+
+
+def _beside(blocks: Sequence[Block], width: int) -> RenderableType:
+    if len(blocks) == 1:
+        return blocks[0]
+    grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    for _ in blocks:
+        grid.add_column(width=(width - GAP) // 2)
+    grid.add_row(*blocks)
+    return grid
+
+
+def _header(run: str, game: str, frame: Frame | None, width: int) -> RenderableType:
+    grid = Table.grid(expand=False)
+    grid.add_column(no_wrap=True, ratio=1)
+    grid.add_column(no_wrap=True, justify="right")
+    grid.width = width
+    name = Text.assemble((run, f"{TITLE} {ACCENT}"), "  ", (game, LABEL))
+    if frame is None:
+        grid.add_row(name, Text("starting", LABEL))
+        return Group(grid, ProgressBar(total=1, completed=0, width=width))
+    if frame.attempt > 1:
+        name.append(f", attempt {frame.attempt}", LABEL)
+    grid.add_row(name, _clock(frame))
+    return Group(grid, _bar(frame.progress or 0.0, width))
+
+
+def _clock(frame: Frame) -> Text:
+    text = Text(clock_text(frame.elapsed))
+    if not frame.training:
+        return text.append("  starting", LABEL)
+    if frame.progress is not None:
+        text.append(f"   {frame.progress:.0%}")
+    if frame.seconds_left is not None:
+        text.append("   ").append(clock_text(frame.seconds_left), TITLE).append(" left", LABEL)
+    return text
+
+
+def _throughput(frame: Frame) -> Block:
+    rows = _lines("left", "right", "left", "right")
+    rows.columns[1].min_width = 8
+    rows.columns[3].min_width = 9
+    for name, rate, total in (
+        ("decisions", f"{frame.decisions_per_second:,.0f}", frame.decisions),
+        ("trained steps", f"{frame.steps_per_second:,.0f}", frame.step),
+        ("updates", f"{frame.updates_per_second:.1f}", frame.updates),
+    ):
+        rows.add_row(Text(name, LABEL), rate, Text("/s", LABEL), short(total))
+    return Block("Throughput", rows)
+
+
+def _learning(learned: Sequence[Learned]) -> Block:
+    rows = _lines("left", "right", "right", "right", header=("", "loss", "updates", "lag"))
+    for column, width in zip(rows.columns[1:], (7, 7, 3), strict=True):
+        column.min_width = width
+    for policy in learned:
+        loss = "" if policy.loss is None else f"{policy.loss:.4f}"
+        rows.add_row(
+            Text(policy.policy, LABEL, overflow="ellipsis"),
+            Text(loss, "" if math.isfinite(policy.loss or 0.0) else ALARM),
+            f"{policy.updates:,}",
+            "" if policy.lag is None else str(policy.lag),
+        )
+    return Block("Learning", rows)
+
+
+def _flow(frame: Frame, width: int) -> Block:
+    rows = _lines("left", "left")
+    filled = Table.grid(padding=(0, 1, 0, 0))
+    filled.add_row(_bar(frame.queue_fill, max(width - 20, 8)), f"{frame.queue_fill:>4.0%}")
+    rows.add_row(Text("queue", LABEL), filled)
+    rows.add_row("", Text(f"{frame.backlog:,} of {frame.capacity:,} steps", LABEL))
+    if frame.staleness is not None:
+        stale = f"{frame.staleness:.1f} updates, at most {frame.staleness_max or 0:.0f}"
+        rows.add_row(Text("staleness", LABEL), stale)
+    for phrase in frame.waits.phrases():
+        rows.add_row(Text("waiting", LABEL), phrase)
+    return Block("Flow", rows)
+
+
+def _play(frame: Frame) -> Block:
+    if not frame.evaluations:
+        rows = _lines("left")
+        rows.add_row(Text("no evaluation yet", LABEL))
+        return Block("Play", rows)
+    rows = _lines("left", "right", "left", header=("", "WP", "0      half       1"))
+    for evaluation in frame.evaluations:
+        opponent = Text(evaluation.opponent, LABEL, overflow="ellipsis")
+        rows.add_row(opponent, f"{evaluation.wp:.3f}", interval(evaluation))
+    return Block(f"Play, after {short(frame.evaluated)} steps", rows)
+
+
+def interval(evaluation: Evaluation, width: int = 19) -> Text:
+    """The win rate on a line from 0 to 1, with its confidence interval."""
+    low, here, high = (
+        round(min(max(share, 0.0), 1.0) * (width - 1))
+        for share in (evaluation.wp_low, evaluation.wp, evaluation.wp_high)
+    )
+    text = Text()
+    for place in range(width):
+        inside = low <= place <= high
+        sign = "●" if place == here else "━" if inside else "─"
+        text.append(sign, ACCENT if inside or place == here else LABEL)
+    return text
+
+
+def _machine(frame: Frame) -> Text:
+    saved = frame.reported.get("learner/checkpoint_step")
+    parts = [
+        f"{frame.workers} workers",
+        f"{frame.memory_mb:,.0f} MB",
+        f"{frame.restarts} restarts" if frame.restarts else "",
+        f"saved at step {saved:,.0f}" if saved else "",
+    ]
+    return Text(" · ".join(filter(None, parts)), LABEL)
+
+
+def _note(happening: Happening) -> Text:
+    at = time.strftime("%H:%M:%S", time.localtime(happening.time))
+    note = Text(no_wrap=True, overflow="ellipsis")
+    return note.append(f"{at}  ", LABEL).append(happening.text)
+
+
+def _bar(share: float, width: int) -> ProgressBar:
+    return ProgressBar(
+        total=1.0, completed=share, width=width, complete_style=ACCENT, finished_style=ACCENT
+    )
+
+
+def _lines(*justify: str, header: Sequence[str] = ()) -> Table:
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        show_header=bool(header),
+        header_style=LABEL,
+    )
+    for side, title in zip(justify, header or [""] * len(justify), strict=True):
+        table.add_column(title, justify="right" if side == "right" else "left", no_wrap=True)
+    return table
+
+
+def clock_text(seconds: float) -> str:
+    """`4:05`, `1:02:09`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def short(count: float) -> str:
+    """A count in few places: `912`, `48.2 k`, `1.49 M`."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            digits = max(0, 2 - int(math.log10(count / size)))
+            return f"{count / size:.{digits}f} {sign}"
+    return f"{count:,.0f}"
