@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from troupe import seeding
@@ -72,11 +73,17 @@ class Result:
 
     def table(self) -> Table:
         """For a person at a terminal."""
-        table = Table(title=f"{self.agent} against {self.against}", title_justify="left")
-        table.caption = self._caption()
-        table.caption_justify = "left"
+        table = Table(
+            title=f"{self.agent} against {self.against}",
+            title_justify="left",
+            title_style="bold",
+            caption=self._caption(),
+            caption_justify="left",
+            box=box.SIMPLE,
+            pad_edge=False,
+        )
         for heading in ("", "WP", "95 %", "ADP", "95 %"):
-            table.add_column(heading, justify="right" if heading else "left")
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for side, score in (("overall", self.overall), *self.sides.items()):
             table.add_row(side, *_cells(score.wp, ".3f"), *_cells(score.adp, "+.3f"))
         return table

@@ -32,18 +32,26 @@ class DealTables(Tables, Protocol):
         ...
 
 
-class _Names(Protocol):
-    def letters(self, cards: int) -> str: ...
+class Names(Protocol):
+    """Sets of cards in writing."""
 
-    def parse_move(self, text: str) -> int: ...
+    def letters(self, cards: int) -> str:
+        """A letter a card."""
+        ...
+
+    def parse_move(self, text: str) -> int:
+        """The set of cards that `letters` wrote; ValueError where it is none."""
+        ...
 
 
-class _Dealer(Protocol):
+class Dealer(Protocol):
     """What a game's module offers to be judged on fixed deals."""
 
-    names: _Names
+    names: Names
 
-    def deal_hands(self, key: int) -> Hands: ...
+    def deal_hands(self, key: int) -> Hands:
+        """[seats]: the deal of a 64-bit key."""
+        ...
 
 
 class Deals(NamedTuple):
@@ -68,9 +76,17 @@ def generate(game: Game, count: int, seed: int) -> Deals:
     """
     if count < 1:
         raise UserError(f"--deals: {count} is not a number of deals; 1 or more")
-    dealer = _dealer(game)
-    hands = [dealer.deal_hands(seeding.key(seed, "validation", i)) for i in range(count)]
+    hands = [deal(game, seeding.key(seed, "validation", i)) for i in range(count)]
     return Deals(np.stack(hands), f"seed {seed}")
+
+
+def deal(game: Game, key: int) -> Hands:
+    """[seats]: the deal of a 64-bit key.
+
+    Raises:
+        UserError: the game has no deals.
+    """
+    return dealer(game).deal_hands(key)
 
 
 def read(game: Game, path: Path) -> Deals:
@@ -79,7 +95,7 @@ def read(game: Game, path: Path) -> Deals:
     Raises:
         UserError: it cannot be read, is empty, or a line is not a deal of this game.
     """
-    names = _dealer(game).names
+    names = dealer(game).names
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -107,7 +123,7 @@ def read(game: Game, path: Path) -> Deals:
 
 def write(game: Game, deals: Deals, path: Path) -> None:
     """Write a deal file that `read` reads back."""
-    names = _dealer(game).names
+    names = dealer(game).names
     head = f"# {game.name}: {' '.join(game.seats)}\n# sha256 {deals.hash}\n"
     lines = [" ".join(names.letters(hand) for hand in row) + "\n" for row in deals.hands.tolist()]
     path.write_text(head + "".join(lines), encoding="utf-8")
@@ -118,8 +134,13 @@ def tables(game: Game, count: int) -> DealTables:
     return cast(DealTables, game.tables(count, 0))
 
 
-def _dealer(game: Game) -> _Dealer:
+def dealer(game: Game) -> Dealer:
+    """The part of a game's module that deals.
+
+    Raises:
+        UserError: the game has none.
+    """
     module = sys.modules[type(game).__module__]
     if not hasattr(module, "deal_hands"):
         raise UserError(f"game.name: {game.name!r} has no deals to judge play by (deal_hands)")
-    return cast(_Dealer, module)
+    return cast(Dealer, module)
