@@ -1,7 +1,7 @@
-"""Work beside the training: one thing at a time, never more than one waiting."""
+"""Work beside the training: one call at a time, and none waiting behind it."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 
@@ -21,20 +21,25 @@ class Background:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._executor.shutdown(wait=True)
-
-    @property
-    def busy(self) -> bool:
-        """Whether the last call has not returned yet."""
-        return self._running is not None and not self._running.done()
+        # A call that hangs is not waited for: whoever wanted its result has called `finish`.
+        self._executor.shutdown(wait=False)
 
     def run(self, call: Callable[[], None]) -> None:
-        """Start a call once the one before it has returned. Raises what that one raised."""
-        self.finish()
+        """Start a call.
+
+        Raises:
+            RuntimeError: the one before it was not finished.
+        """
+        if self._running is not None:
+            raise RuntimeError("the call before this one is not finished")
         self._running = self._executor.submit(call)
 
-    def finish(self) -> None:
-        """Wait for the last call to return. Raises what it raised."""
-        running, self._running = self._running, None
-        if running is not None:
+    def finish(self, timeout: float | None = None) -> bool:
+        """Wait for the last call to return; whether it did in time. Raises what it raised."""
+        if self._running is not None:
+            done, _ = wait([self._running], timeout)
+            if not done:
+                return False
+            running, self._running = self._running, None
             running.result()
+        return True

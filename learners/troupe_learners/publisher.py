@@ -1,25 +1,34 @@
 """New weights on their way to the actors, beside the training."""
 
 import logging
-from collections.abc import Callable
+import threading
 from functools import partial
 from types import TracebackType
 
 from troupe.episodes import Columns
-from troupe.jobs.setting import Connections
+from troupe.metrics import Metrics
+from troupe.store.replay import ReplayLog
+from troupe.weights.client import WeightsClient
 from troupe.weights.errors import NotNewerError, UnreachableError
 from troupe_learners.background import Background
 
 log = logging.getLogger("troupe.learner")
 
 _RETRY_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+_LAST_SECONDS = 2.0
 
 
 class Publisher:
     """Publishes one version at a time. Whoever publishes the next one waits for the one before."""
 
-    def __init__(self, ends: Connections) -> None:
-        self._ends = ends
+    def __init__(
+        self, weights: WeightsClient, replay: ReplayLog, metrics: Metrics, stop: threading.Event
+    ) -> None:
+        self._weights = weights
+        self._replay = replay
+        self._metrics = metrics
+        self._stop = stop
         self._background = Background("publisher")
 
     def __enter__(self) -> "Publisher":
@@ -34,27 +43,32 @@ class Publisher:
         self._background.__exit__(kind, error, trace)
 
     def publish(self, policy: str, version: int, weights: Columns) -> None:
-        """Start to publish; `weights` must not change any more. Raises what the last one raised."""
-        send: Callable[[], None] = partial(self._publish, policy, version, weights)
-        self._background.run(send)
+        """Start to publish; `weights` must not change any more. Raises what the last one raised.
+
+        Does nothing once the run is told to stop.
+        """
+        while not self._background.finish(_LOOK_SECONDS):
+            if self._stop.is_set():
+                return
+        self._background.run(partial(self._send, policy, version, weights))
 
     def finish(self) -> None:
-        """Wait until the last version is published. Raises what that raised."""
-        self._background.finish()
+        """Wait a little for the last version to be published. Raises what that raised."""
+        self._background.finish(_LAST_SECONDS)
 
-    def _publish(self, policy: str, version: int, weights: Columns) -> None:
+    def _send(self, policy: str, version: int, weights: Columns) -> None:
         while True:
             try:
-                self._ends.weights.publish(policy, version, weights)
+                self._weights.publish(policy, version, weights)
                 break
             except NotNewerError:
                 # A learner that died had come further; until this one is there too, actors keep
                 # the weights they have.
-                self._ends.metrics.add("republished")
+                self._metrics.add("republished")
                 break
             except UnreachableError as error:
-                self._ends.metrics.add("publish_retries")
+                self._metrics.add("publish_retries")
                 log.warning("%s; trying again", error)
-                if self._ends.reporter.stop.wait(_RETRY_SECONDS):
+                if self._stop.wait(_RETRY_SECONDS):
                     return
-        self._ends.replay.published(policy, version)
+        self._replay.published(policy, version)

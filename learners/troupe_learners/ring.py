@@ -83,11 +83,11 @@ class Ring:
     def drop(self, policy: str, older_than: int) -> int:
         """Discard the blocks of a policy whose oldest version is below this; returns their rows."""
         with self._changed:
-            old = [held for held in self._queues[policy] if held.oldest < older_than]
-            for held in old:
+            before = self._rows[policy]
+            for held in [held for held in self._queues[policy] if held.oldest < older_than]:
                 self._queues[policy].remove(held)
                 self._consume(policy, held, held.rows - held.used)
-            return sum(held.rows for held in old)
+            return before - self._rows[policy]
 
     def take(self, policy: str) -> Columns:
         """The next B rows of a policy, by column. From here on they count as trained on.

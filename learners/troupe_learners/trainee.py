@@ -43,12 +43,14 @@ class Trainee:
         self.updates = 0
         """Also the version of the weights."""
         self._device = hardware.device
-        policy = _initialise(spaces, network, seeding.key(seed, "weights", name))
-        policy.to(hardware.device)
-        self._optimizer = FlatOptimizer(policy, algorithm.optimizer)
+        self.policy = _initialise(spaces, network, seeding.key(seed, "weights", name))
+        self.policy.to(hardware.device)
+        self._optimizer = FlatOptimizer(self.policy, algorithm.optimizer)
         self._precision = Precision(hardware.dtype, hardware.device)
         self._random = seeding.stream(seed, "minibatches", name)
-        self._update = Update(policy, algorithm, self._optimizer, self._precision, self._random)
+        self._update = Update(
+            self.policy, algorithm, self._optimizer, self._precision, self._random
+        )
 
     def train(self, columns: Columns) -> dict[str, Tensor]:
         """One update on a batch from the ring; scalars on the device, see `Update`."""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import numpy as np
@@ -14,6 +15,8 @@ from troupe.episodes import Array
 from troupe.errors import TroupeError
 from troupe.jobs.roles import policies_of
 from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.jobs.spec import Job
+from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe.store.replay import Limits
 from troupe_learners import algorithms
@@ -48,20 +51,25 @@ class Learner:
         """
         with self._setting.open() as ends:
             torch.set_num_threads(ends.job.learner.threads)
-            session = Session(self._setting, ends)
-            session.run()
+            Session(self._setting, ends, policies_of(ends.job)).run()
 
 
 class Session:
-    """One life of the learner."""
+    """One life of the learner.
 
-    def __init__(self, setting: WorkerSetting, ends: Connections) -> None:
+    Raises:
+        CheckpointError: as `Learner.run`.
+    """
+
+    def __init__(
+        self, setting: WorkerSetting, ends: Connections, policies: Mapping[str, Spaces]
+    ) -> None:
         self._setting = setting
         self._ends = ends
         self._job = ends.job
         self._metrics = ends.metrics
         self._algorithm = algorithms.load(ends.job.algorithm)
-        self._trainees = _trainees(ends, self._algorithm)
+        self._trainees = _trainees(ends.job, self._algorithm, policies)
         self._steps = 0
         self._consumed = 0
         """Steps trained on or dropped."""
@@ -74,21 +82,24 @@ class Session:
 
     def run(self) -> None:
         """See `Learner.run`."""
+        ends = self._ends
         with ExitStack() as stack:
             self._saver = stack.enter_context(Background("saver"))
-            self._publisher = stack.enter_context(Publisher(self._ends))
+            self._publisher = stack.enter_context(
+                Publisher(ends.weights, ends.replay, ends.metrics, ends.reporter.stop)
+            )
             for trainee in self._trainees.values():
                 self._publisher.publish(trainee.name, trainee.updates, trainee.weights())
             policies = frozenset(self._trainees)
             self._intake = stack.enter_context(
-                Intake(self._ends.replay, self._ring, self._algorithm, policies, self._metrics)
+                Intake(ends.replay, self._ring, self._algorithm, policies, self._metrics)
             )
             self._report_totals()
             while not self._over():
                 self._turn()
-            self._publisher.finish()
             self._saver.finish()
             self._write(self._snapshot())
+            self._publisher.finish()
 
     def _turn(self) -> None:
         """Wait for a full batch of any policy and train on it; save when it is time."""
@@ -175,7 +186,7 @@ class Session:
     def _save_if_due(self) -> None:
         since = time.monotonic() - self._saved_at
         wanted = self._intake.checkpoint_wanted.is_set() and since > 1.0
-        if (since >= self._job.checkpoint.every or wanted) and not self._saver.busy:
+        if (since >= self._job.checkpoint.every or wanted) and self._saver.finish(timeout=0):
             self._saved_at = time.monotonic()
             state = self._snapshot()
             self._saver.run(lambda: self._try_to_write(state))
@@ -262,13 +273,14 @@ class Session:
             )
 
 
-def _trainees(ends: Connections, algorithm: algorithms.Algorithm) -> dict[str, Trainee]:
-    job = ends.job
+def _trainees(
+    job: Job, algorithm: algorithms.Algorithm, policies: Mapping[str, Spaces]
+) -> dict[str, Trainee]:
     device = resolve_device(job.learner.device)
     hardware = Hardware(device, resolve_precision(job.learner.precision, device))
     return {
         name: Trainee(name, spaces, job.network, algorithm, hardware, job.seed)
-        for name, spaces in policies_of(job).items()
+        for name, spaces in policies.items()
     }
 
 

@@ -90,13 +90,16 @@ class _Manifest(pydantic.BaseModel):
 def save(run_folder: Path, state: Checkpoint, *, keep: int = 3) -> Path:
     """Write a checkpoint below `run_folder`, then delete all but the newest `keep`.
 
-    Returns once it would survive a power cut. Saving the same step again replaces it.
+    Returns once it would survive a power cut. A step that is saved already is left as it is:
+    without training nothing has changed that matters.
 
     Raises:
         CheckpointError: the disk is full or not writable. What was saved before is unharmed.
     """
     folder = run_folder / FOLDER
     target = folder / f"step-{state.step:012d}"
+    if target in available(run_folder):
+        return target
     aside = folder / f".{target.name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +108,6 @@ def save(run_folder: Path, state: Checkpoint, *, keep: int = 3) -> Path:
         aside.mkdir()
         _write_files(aside, state)
         _sync(aside)
-        if target.exists():
-            _remove(target)
         aside.rename(target)
         _sync(folder)
         for old in available(run_folder)[:-keep]:

@@ -1,0 +1,303 @@
+"""The learner against a real store: exact batches, saving, going on, and what must not stop it."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from troupe import checkpoint
+from troupe.checkpoint import CheckpointError
+from troupe.config import parse
+from troupe.episodes import Array, Columns, Ending, Episodes
+from troupe.errors import TroupeError
+from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.jobs.spec import Job
+from troupe.metrics import Metrics
+from troupe.policies import ACTION, Spaces
+from troupe.store import server
+from troupe.store.board import Board
+from troupe.store.connection import Store
+from troupe.store.replay import ReplayLog
+from troupe.weights.errors import NotNewerError
+from troupe_learners.worker import Session
+
+SPACES = Spaces({"state": spaces.MultiBinary(8)}, spaces.MultiBinary(8))
+POLICIES = {"even": SPACES, "odd": SPACES}
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    running = server.start(tmp_path_factory.mktemp("store"), password="secret", memory_mb=64)
+    yield running.url
+    running.stop()
+
+
+@dataclass
+class Published:
+    """Stands in for the weight server: keeps every version."""
+
+    weights: dict[tuple[str, int], Columns] = field(default_factory=dict)
+
+    def publish(self, policy: str, version: int, tensors: Mapping[str, Array]) -> None:
+        if version <= self.newest(policy):
+            raise NotNewerError(f"{policy} {version}")
+        self.weights[policy, version] = tensors
+
+    def newest(self, policy: str) -> int:
+        return max((version for name, version in self.weights if name == policy), default=-1)
+
+
+@dataclass
+class Told:
+    """Stands in for the reporter: only the word to stop."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Stage:
+    """One run: its folder, its place in the store, and what its learner publishes."""
+
+    url: str
+    folder: Path
+    name: str
+    published: Published = field(default_factory=Published)
+    told: Told = field(default_factory=Told)
+    metrics: Metrics = field(default_factory=Metrics)
+    stop_updates: int = 1
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+    @contextmanager
+    def session(self, attempt: int = 1) -> Iterator[Session]:
+        job = parse(Job, {
+            "name": "toy",
+            "game": {"name": "toy"},
+            "algorithm": {"name": "deep_monte_carlo", "batch": BATCH, "optimizer": {"name": "adam", "lr": 0.01}},
+            "network": {"hidden": 16, "layers": 2},
+            "learner": {"precision": "fp32", "device": "cpu"},
+            "store": {"capacity": 2000, "memory_mb": 64},
+            "stop": {"updates": self.stop_updates},
+            **self.overrides,
+        })  # fmt: skip
+        setting = WorkerSetting(self.url, "", self.name, self.folder, self.folder, "learner", 0)
+        with closing(Store.connect(self.url, self.name)) as store:
+            ends = Connections(
+                job=job,
+                attempt=attempt,
+                incarnation=0,
+                store=store,
+                board=Board(store),
+                replay=ReplayLog(store),
+                weights=self.published,  # type: ignore[arg-type]
+                metrics=self.metrics,
+                reporter=self.told,  # type: ignore[arg-type]
+            )
+            yield Session(setting, ends, POLICIES)
+
+    def run(self, updates: int, attempt: int = 1) -> None:
+        """Train until so many updates were made over all lives."""
+        self.stop_updates = updates
+        with self.session(attempt) as session:
+            session.run()
+
+    @property
+    def replay(self) -> ReplayLog:
+        return ReplayLog(Store.connect(self.url, self.name))
+
+    def push(self, *blocks: Episodes) -> None:
+        for push in self.replay.push_many(blocks, threading.Event()):
+            assert push.outcome.value == "pushed"
+
+    def state(self) -> checkpoint.Checkpoint:
+        return checkpoint.load(checkpoint.newest(self.folder))
+
+
+@pytest.fixture
+def stage(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Stage:
+    return Stage(url, tmp_path, request.node.name.replace("[", "-").replace("]", ""))
+
+
+def open_log(stage: Stage) -> None:
+    """Let the learner set the limits, without any training."""
+    with stage.session():
+        pass
+
+
+def block(seed: int, steps: int = 40, policy: str | None = None, version: int = 0) -> Episodes:
+    random = np.random.default_rng(seed)
+    games = steps // 4
+    return Episodes(
+        policy=policy or ("even", "odd")[seed % 2],
+        actor="actor-0",
+        incarnation=0,
+        attempt=1,
+        observation={"state": random.integers(0, 256, (steps, 1), dtype=np.uint8)},
+        action={ACTION: random.integers(0, 256, (steps, 1), dtype=np.uint8)},
+        reward=random.choice([-1.0, 1.0], steps).astype(np.float32),
+        log_prob=np.zeros(steps, np.float32),
+        version=np.full(steps, version, np.uint32),
+        length=np.full(games, 4, np.int32),
+        seat=np.zeros(games, np.uint8),
+        group=np.arange(games, dtype=np.int64),
+        ending=np.full(games, Ending.TERMINATED, np.uint8),
+    )
+
+
+def same(left: Mapping[str, Columns], right: Mapping[str, Columns]) -> None:
+    assert left.keys() == right.keys()
+    for policy in left:
+        for name, tensor in left[policy].items():
+            np.testing.assert_array_equal(right[policy][name], tensor, f"{policy} {name}")
+
+
+def test_it_trains_publishes_reports_and_saves(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(10)])
+    stage.run(updates=6)
+    assert {(p, v) for p in POLICIES for v in range(4)} == stage.published.weights.keys()
+    state = stage.state()
+    assert (state.step, state.updates) == (6 * BATCH, {"even": 3, "odd": 3})
+    for policy in POLICIES:
+        same({policy: stage.published.weights[policy, 3]}, {policy: state.weights[policy]})
+    seen = stage.metrics.snapshot()
+    assert seen["steps_trained"] == 6 * BATCH
+    assert seen["updates"] == 6
+    assert seen["updates/odd"] == 3
+    assert 0 < float(seen["loss/even"]) < 50
+    assert float(seen["grad_norm/odd"]) > 0
+    assert seen["staleness_max"] == 2
+    assert seen["checkpoints"] == 1
+    # 5 blocks of 40 for each, of which 3 x 64 rows are trained on; the last of each is kept.
+    left = stage.replay.state()
+    assert (left.backlog, left.retained_blocks) == (400 - 6 * BATCH, 2)
+
+
+def test_a_resumed_learner_ends_bit_by_bit_where_an_unbroken_one_does(stage: Stage) -> None:
+    blocks = [block(seed) for seed in range(20)]
+    unbroken = replace(stage, name=stage.name + "-unbroken", folder=stage.folder / "unbroken")
+    for one in (stage, unbroken):
+        open_log(one)
+        one.push(*blocks)
+    unbroken.run(updates=12)
+    stage.run(updates=5)
+    stage.run(updates=12)
+    assert stage.state().updates == unbroken.state().updates == {"even": 6, "odd": 6}
+    same(unbroken.state().weights, stage.state().weights)
+    same(unbroken.state().optimizers, stage.state().optimizers)
+    assert stage.state().random == unbroken.state().random
+    assert stage.replay.state().backlog == unbroken.replay.state().backlog == 800 - 12 * BATCH
+
+
+def test_a_killed_learner_trains_again_on_what_its_checkpoint_lacks(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(20)])
+    stage.run(updates=4)
+    with monkeypatch.context() as patch, stage.session() as session:
+        session._job = replace(session._job, stop=replace(session._job.stop, updates=9))
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(InterruptedError):
+            session.run()
+    assert stage.state().step == 4 * BATCH
+    stage.run(updates=12)
+    assert stage.state().step == 12 * BATCH
+    assert stage.metrics.snapshot()["republished"] >= 5
+    for (policy, version), weights in stage.published.weights.items():
+        if version == stage.state().updates[policy]:
+            same({policy: weights}, {policy: stage.state().weights[policy]})
+    assert stage.replay.state().backlog == 800 - 12 * BATCH
+
+
+def killed(*_: object, **__: object) -> None:
+    raise InterruptedError
+
+
+def test_the_word_to_stop_ends_it_with_a_checkpoint(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(4)])
+    stage.stop_updates = 1000
+    with stage.session() as session:
+        thread = threading.Thread(target=session.run)
+        thread.start()
+        while stage.metrics.snapshot().get("updates") != 2:
+            assert thread.is_alive()
+        stage.told.stop.set()
+        thread.join(20)
+    assert not thread.is_alive()
+    assert stage.state().step == 2 * BATCH
+
+
+def test_what_became_too_old_while_it_waited_is_dropped_and_counted(stage: Stage) -> None:
+    stage.overrides = {"store": {"capacity": 2000, "memory_mb": 64, "max_staleness": 2}}
+    open_log(stage)
+    stage.push(*[block(2 * seed, steps=64) for seed in range(6)], block(100, 128, version=4))
+    stage.run(updates=5)
+    seen = stage.metrics.snapshot()
+    assert seen["stale_steps"] == 3 * 64
+    assert seen["steps_trained"] == 5 * BATCH
+    assert stage.replay.state().backlog == 0
+    assert stage.replay.state().retained_blocks == 0
+
+
+def test_a_full_disk_ends_a_run_only_at_its_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.overrides = {"checkpoint": {"every": 0.001}}
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(8)])
+
+    def full(run_folder: Path, *_: object, **__: object) -> Path:
+        raise CheckpointError(f"{run_folder}: not saved, the disk is full")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        stage.run(updates=4)
+    assert stage.metrics.snapshot()["checkpoint_failures"] >= 1
+    assert stage.metrics.snapshot()["steps_trained"] == 4 * BATCH
+    assert stage.replay.state().retained_blocks == 8
+
+
+def test_a_store_that_lost_its_memory_is_filled_anew(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(4)])
+    stage.run(updates=2)
+    store = Store.connect(stage.url, stage.name)
+    for key in store.redis.scan_iter(store.key("*")):
+        store.redis.delete(key)
+    stage.stop_updates = 4
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(4)])
+    stage.run(updates=4)
+    assert stage.state().step == 4 * BATCH
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"network": {"hidden": 8, "layers": 2}}, r"even: weights: .* was the job changed"),
+        ({"game": {"name": "other"}}, r"a checkpoint of deep_monte_carlo on toy for even, odd"),
+    ],
+)
+def test_a_checkpoint_of_another_job_is_refused(
+    stage: Stage, change: Mapping[str, object], says: str
+) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(4)])
+    stage.run(updates=1)
+    stage.overrides = change
+    with pytest.raises(CheckpointError, match=says):
+        open_log(stage)
+
+
+def test_blocks_nobody_learns_from_are_refused(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(block(0, policy="stranger"))
+    with pytest.raises(TroupeError, match="for policy 'stranger', which this run does not train"):
+        stage.run(updates=1)
