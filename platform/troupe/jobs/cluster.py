@@ -107,7 +107,8 @@ class RayWorker:
 
         self.role, self.name = role, f"{role}-{slot}"
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        self._actor: Any = ray.remote(_Host).options(**options).remote(path, role, slot)
+        host: Any = ray.remote(_Host)
+        self._actor = host.options(**options).remote(path, role, slot)
         self._run = self._actor.run.remote()
 
     def start_again(self) -> None:

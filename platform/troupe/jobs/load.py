@@ -139,8 +139,7 @@ def _algorithm(job: Job) -> object:
 
 
 def _check_devices(job: Job) -> None:
-    from troupe.policies import devices
-
+    devices = importlib.import_module("troupe.policies.devices")  # imports torch: only when asked
     for key, device, precision in (
         ("learner", job.learner.device, job.learner.precision),
         ("actors", job.actors.device, job.actors.precision),

@@ -67,15 +67,19 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         cluster = LocalCluster(scratch)
         url = _store(job, scratch)
         os.environ[setting.STORE_URL] = url
-        store = stack.enter_context(Store.connect(url, folder.identity))
+        store = Store.connect(url, folder.identity)
+        stack.callback(store.close)
         board = Board(store)
-        board.withdraw_stop()
+        board.clear_stop()
         board.put("launch", {"job": dump(job), "attempt": attempt})
         cluster.connect()
         stack.callback(cluster.disconnect)
         crew = Crew(job, cluster, view)
         monitor = stack.enter_context(Monitor(board, folder, job))
-        return _watch(crew, board, monitor, view, stop)
+        complete = _watch(crew, board, monitor, view, stop)
+        if complete:
+            folder.set_status("done")
+        return complete
 
 
 def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threading.Event) -> bool:

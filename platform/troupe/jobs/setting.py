@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from troupe.config import parse
+from troupe.errors import TroupeError
 from troupe.jobs.spec import Job
 from troupe.metrics import Metrics, Reporter
 from troupe.store.board import Board
@@ -62,13 +63,14 @@ class WorkerSetting:
             StoreError: the store is not reachable or holds another run.
         """
         with ExitStack() as stack:
-            store = stack.enter_context(Store.connect(self.store_url, self.run))
+            store = Store.connect(self.store_url, self.run)
+            stack.callback(store.close)
             board = Board(store)
-            launch = board.get("launch")
+            launch = _document(board, "launch")
             metrics = Metrics()
             reporter = stack.enter_context(Reporter(metrics, board, self.name))
             weights = WeightsClient(
-                lambda: str(board.get("weights")["address"]),
+                lambda: str(_document(board, "weights")["address"]),
                 token=self.weights_token,
                 folder=self.node_folder / "weights",
             )
@@ -99,3 +101,10 @@ class Connections:
     weights: WeightsClient
     metrics: Metrics
     reporter: Reporter
+
+
+def _document(board: Board, name: str) -> dict[str, object]:
+    document = board.get(name)
+    if document is None:
+        raise TroupeError(f"the store does not know of {name!r} yet")
+    return document

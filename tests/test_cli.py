@@ -1,0 +1,59 @@
+"""The command line: instant help, and one line for a mistake."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from troupe import __version__, cli
+
+QUICK = 0.3
+
+
+def test_help_is_instant() -> None:
+    """The best of five: what counts is what it costs, not what else the machine is doing."""
+    best = min(_seconds([sys.executable, "-m", "troupe.cli", "--help"]) for _ in range(5))
+    assert best < QUICK
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, troupe.cli; print([m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"troupe {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "nowhere.yaml"], "troupe: nowhere.yaml: cannot be read"),
+        (["eval", "no-such-run"], "no-such-run"),
+        (["resume", "no-such-run"], "no-such-run"),
+        (["play", "no-such-run"], "no-such-run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    output = capsys.readouterr()
+    assert told in output.err
+    assert len(output.err.splitlines()) == 1
+    assert output.out == ""

@@ -1,0 +1,194 @@
+"""Whole runs on the real thing: Ray, a Redis-protocol server, gRPC, a learner."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+JOB = {
+    "name": "small",
+    "game": {"name": "doudizhu"},
+    "algorithm": {"name": "deep_monte_carlo", "batch": 640, "optimizer": {"name": "adam"}},
+    "network": {"hidden": 64, "layers": 2, "recurrent": 32},
+    "actors": {"count": 2, "tables": 16, "block_steps": 160},
+    "store": {"capacity": 6000},
+    "checkpoint": {"every": 2},
+    "evaluation": {"every": 2, "deals": 20, "against": ["random"]},
+}
+PATIENCE = 90.0
+
+
+class Launched:
+    """A `troupe` command that runs."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.output = folder / f"output-{time.monotonic_ns()}.txt"
+        with self.output.open("wb") as out:
+            command = [sys.executable, "-m", "troupe.cli", *arguments]
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / "small-1"
+
+    def metrics(self) -> list[dict[str, float]]:
+        path = self.run / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def newest(self, name: str) -> float:
+        return next((m[name] for m in reversed(self.metrics()) if name in m), 0.0)
+
+    def until(self, what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.2)
+
+    def trained(self, steps: float) -> None:
+        self.until(lambda: self.newest("learner/steps_trained") >= steps)
+
+    def family(self) -> dict[str, psutil.Process]:
+        """The run's processes by name, found by the folder that they all know."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TROUPE_RUN_FOLDER") == str(self.run):
+                    found[f"{process.name()} {process.pid}"] = process
+            except psutil.Error:
+                continue
+        return found
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process whose output goes to that worker's log."""
+        log = str(self.run / "logs" / f"{name}.log")
+        for process in self.family().values():
+            try:
+                if os.readlink(f"/proc/{process.pid}/fd/1") == log:
+                    return process
+            except OSError:
+                continue
+        raise AssertionError(f"{name} does not run: {self.output.read_text()}")
+
+
+def end(launched: Launched) -> None:
+    launched.process.kill()
+    launched.process.wait()
+    psutil.wait_procs(launched.family().values(), timeout=15)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
+    started: list[Launched] = []
+
+    def start(*arguments: str) -> Launched:
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+        started.append(Launched(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        end(launched)
+
+
+def test_a_run_trains_to_its_limit_judges_itself_and_leaves_nothing_behind(
+    launch: Callable[..., Launched],
+) -> None:
+    run = launch("train", "job.yaml", "stop.steps=12000")
+    run.until(lambda: bool(run.family()))
+    scratch = scratch_folders(run)
+    assert run.process.wait(timeout=PATIENCE) == 0, run.output.read_text()
+    assert run.newest("learner/steps_trained") >= 12000
+    assert (run.run / "curves.png").stat().st_size > 10_000
+    assert "random" in run.output.read_text()
+    assert not run.family()
+    assert not [folder for folder in scratch if folder.exists()]
+
+    again = launch("resume", "small-1", "stop.steps=14000")
+    assert again.process.wait(timeout=PATIENCE) == 0, again.output.read_text()
+    steps = [m["learner/steps_trained"] for m in run.metrics() if "learner/steps_trained" in m]
+    assert steps[-1] >= 14000
+    assert steps == sorted(steps)
+
+
+def test_a_run_outlives_its_workers_keeps_its_secrets_and_stops_when_told(
+    launch: Callable[..., Launched],
+) -> None:
+    run = launch("train", "job.yaml")
+    run.trained(1000)
+    assert_closed_to_others(run)
+    assert_no_secret_in_sight(run)
+    for name in ("actor-0", "learner-0", "weights-0"):
+        worker = run.worker(name)
+        worker.kill()
+        worker.wait()
+        run.trained(run.newest("learner/steps_trained") + 6000)
+        assert run.worker(name).pid != worker.pid
+
+    scratch = scratch_folders(run)
+    start = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(timeout=30) == 0, run.output.read_text()
+    assert time.monotonic() - start < 10
+    assert not run.family()
+    assert not [folder for folder in scratch if folder.exists()]
+    assert "troupe resume small-1" in run.output.read_text()
+
+
+def test_a_killed_launcher_leaves_no_process_behind_and_its_run_resumes(
+    launch: Callable[..., Launched],
+) -> None:
+    run = launch("train", "job.yaml")
+    run.until(lambda: any((run.run / "checkpoints").glob("step-*")))
+    family, scratch = run.family(), scratch_folders(run)
+    saved = run.newest("learner/checkpoint_step")
+    run.process.kill()
+    _, alive = psutil.wait_procs(family.values(), timeout=10)
+    assert not alive
+    assert not run.family()
+
+    again = launch("resume", "small-1")
+    again.trained(saved + 1000)
+    assert not [folder for folder in scratch if folder.exists()]
+    again.process.send_signal(signal.SIGTERM)
+    assert again.process.wait(timeout=30) == 0, again.output.read_text()
+
+
+def scratch_folders(run: Launched) -> list[Path]:
+    """The temporary folders that the run's processes were told of."""
+    environment = next(iter(run.family().values())).environ()
+    return [Path(environment["TROUPE_NODE_FOLDER"])]
+
+
+def assert_closed_to_others(run: Launched) -> None:
+    for process in (*run.family().values(), psutil.Process(run.process.pid)):
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), process
+
+
+def assert_no_secret_in_sight(run: Launched) -> None:
+    environment = run.worker("actor-0").environ()
+    secrets = [
+        environment["RAY_AUTH_TOKEN"],
+        environment["TROUPE_WEIGHTS_TOKEN"],
+        environment["TROUPE_STORE_URL"].split(":")[2].split("@")[0],
+    ]
+    for process in run.family().values():
+        assert not [s for s in secrets if s in " ".join(process.cmdline())]
+    for path in run.run.rglob("*"):
+        if path.is_file():
+            assert not [s for s in secrets if s.encode() in path.read_bytes()], path
+    assert not [s for s in secrets if s in run.output.read_text()]
