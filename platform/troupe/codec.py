@@ -1,7 +1,11 @@
-"""Blocks of episodes as bytes: a small header, then every column's raw buffer.
+"""Blocks of episodes as bytes: a prefix, who played, the columns' schema, then their raw buffers.
 
-    magic "TRPE" | format u16 | zero u16 | header bytes u32 | zero u32 | total bytes u64 | checksum u64
-    header       | JSON: who played, how many steps and fragments, and each column's name, dtype and row shape
+    magic "TRPE" | format u16 | zero u16 | checksum u64
+    total bytes u64 | steps u32 | fragments u32 | incarnation u32 | attempt u32
+    policy bytes u16 | actor bytes u16 | schema bytes u32
+    policy       | UTF-8
+    actor        | UTF-8
+    schema       | JSON: each column's section, name, dtype and row shape
     columns      | raw little-endian buffers, each starting at a multiple of 64
 
 The checksum (XXH3, 64 bits) covers everything behind it. Decoding copies nothing: the columns are
@@ -11,7 +15,8 @@ read-only views of the buffer. Nothing is believed before it is checked, and not
 import math
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pydantic
@@ -27,18 +32,24 @@ DTYPES = frozenset(
     ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
 )
 
-_PREFIX = struct.Struct("<4sHHIIQQ")
+_SEAL = struct.Struct("<4sHHQ")
+_COUNTS = struct.Struct("<QIIIIHHI")
+_PREFIX_BYTES = _SEAL.size + _COUNTS.size
 _ALIGN = 64
-_MAX_HEADER = 64 * 1024
+_MAX_NAME = 256
+_MAX_SCHEMA = 64 * 1024
+_MAX_COLUMNS = 64
+_LAST_ENDING = max(Ending)
+_PADDING = [bytes(size) for size in range(_ALIGN)]
 _STEP = {"reward": "<f4", "log_prob": "<f4", "version": "<u4"}
 _FRAGMENT = {"length": "<i4", "seat": "|u1", "group": "<i8", "ending": "|u1"}
-_ROWS = {
-    "observation": "steps",
-    "action": "steps",
-    "step": "steps",
-    "fragment": "fragments",
-    "final": "fragments",
-    "initial": "fragments",
+_PER_STEP = {
+    "observation": True,
+    "action": True,
+    "step": True,
+    "fragment": False,
+    "final": False,
+    "initial": False,
 }
 
 
@@ -53,20 +64,31 @@ class _Column(NamedTuple):
     row: tuple[int, ...]
 
 
-class _Header(pydantic.BaseModel):
-    policy: str = pydantic.Field(max_length=256)
-    actor: str = pydantic.Field(max_length=256)
-    incarnation: int = pydantic.Field(ge=0)
-    attempt: int = pydantic.Field(ge=0)
-    steps: int = pydantic.Field(ge=0, le=MAX_BYTES)
-    fragments: int = pydantic.Field(ge=0, le=MAX_BYTES)
-    columns: list[_Column] = pydantic.Field(max_length=64)
+_Schema = tuple[_Column, ...]
+_SCHEMA_JSON = pydantic.TypeAdapter(_Schema)
+
+
+class _Counts(NamedTuple):
+    """The second part of the prefix."""
+
+    total: int
+    steps: int
+    fragments: int
+    incarnation: int
+    attempt: int
+    policy: int
+    actor: int
+    schema: int
+
+    def rows(self, section: str) -> int:
+        """How many rows every column of a section has."""
+        return self.steps if _PER_STEP[section] else self.fragments
 
 
 def schema_id(block: Episodes) -> str:
     """A short name for the columns a block has: blocks of the same one can be laid end to end."""
-    text = repr([column for column, _ in _table(block)])
-    return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
+    schema = _write_schema(tuple(column for column, _ in _table(block)))
+    return f"{xxhash.xxh3_64_intdigest(schema):016x}"
 
 
 def encode(block: Episodes) -> bytearray:
@@ -76,26 +98,33 @@ def encode(block: Episodes) -> bytearray:
         CodecError: a column's dtype cannot travel, or its length does not fit the block.
     """
     table = _table(block)
-    header = _Header(
-        policy=block.policy,
-        actor=block.actor,
-        incarnation=block.incarnation,
-        attempt=block.attempt,
+    schema = _write_schema(tuple(column for column, _ in table))
+    policy, actor = _write_name(block.policy), _write_name(block.actor)
+    parts: list[bytes | Array] = [bytes(_PREFIX_BYTES), policy, actor, schema]
+    position = _PREFIX_BYTES + len(policy) + len(actor) + len(schema)
+    for column, array in table:
+        padding = _PADDING[-position % _ALIGN]
+        parts += [padding, np.ascontiguousarray(array, column.dtype)]
+        position += len(padding) + array.nbytes
+    counts = _Counts(
+        total=position,
         steps=block.steps,
         fragments=block.fragments,
-        columns=[column for column, _ in table],
+        incarnation=block.incarnation,
+        attempt=block.attempt,
+        policy=len(policy),
+        actor=len(actor),
+        schema=len(schema),
     )
-    _check(header, block)
-    text = header.model_dump_json().encode()
-    offsets, total = _layout(len(text), [array.nbytes for _, array in table])
-    out = bytearray(total)
-    view = memoryview(out)
-    view[_PREFIX.size : _PREFIX.size + len(text)] = text
-    for offset, (column, array) in zip(offsets, table, strict=True):
-        target = np.frombuffer(view, column.dtype, array.size, offset)
-        target[:] = array.reshape(-1)
-    checksum = xxhash.xxh3_64_intdigest(view[_PREFIX.size :])
-    _PREFIX.pack_into(out, 0, MAGIC, FORMAT, 0, len(text), 0, total, checksum)
+    _check(counts, table, block)
+    # Joining is one pass over the memory; numpy arrays are bytes-like, which the stubs do not know.
+    out = bytearray().join(parts)  # type: ignore[arg-type]
+    try:
+        _COUNTS.pack_into(out, _SEAL.size, *counts)
+    except struct.error:
+        raise CodecError(f"block: {counts} does not fit the format") from None
+    checksum = xxhash.xxh3_64_intdigest(memoryview(out)[_SEAL.size :])
+    _SEAL.pack_into(out, 0, MAGIC, FORMAT, 0, checksum)
     return out
 
 
@@ -106,24 +135,31 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
         CodecError: the bytes are cut, damaged, too large, of another format, or contradict themselves.
     """
     view = memoryview(data).toreadonly()
-    header, start = _read_header(view, max_bytes)
-    sizes = [
-        math.prod(column.row) * np.dtype(column.dtype).itemsize * _rows(header, column.section)
-        for column in header.columns
-    ]
-    offsets, total = _layout(start - _PREFIX.size, sizes)
-    if total != len(view):
-        raise CodecError(f"block: its columns need {total} bytes, it has {len(view)}")
-    sections: dict[str, dict[str, Array]] = {section: {} for section in _ROWS}
-    for column, offset in zip(header.columns, offsets, strict=True):
-        rows = _rows(header, column.section)
-        flat = np.frombuffer(view, column.dtype, rows * math.prod(column.row), offset)
-        sections[column.section][column.name] = flat.reshape(rows, *column.row)
+    counts = _read_prefix(view, max_bytes)
+    names = _PREFIX_BYTES + counts.policy
+    start = names + counts.actor
+    position = start + counts.schema
+    policy, actor = _read_name(view[_PREFIX_BYTES:names]), _read_name(view[names:start])
+    schema = _read_schema(bytes(view[start:position]))
+    sections: dict[str, dict[str, Array]] = {section: {} for section in _PER_STEP}
+    table: list[tuple[_Column, Array]] = []
+    for column in schema:
+        rows = counts.rows(column.section)
+        position += -position % _ALIGN
+        end = position + rows * _row_bytes(column)
+        if end > len(view):
+            raise CodecError(f"block: its columns need {end} bytes and more, it has {len(view)}")
+        array: Array = np.ndarray((rows, *column.row), column.dtype, view, position)
+        sections[column.section][column.name] = array
+        table.append((column, array))
+        position = end
+    if position != len(view):
+        raise CodecError(f"block: its columns need {position} bytes, it has {len(view)}")
     block = Episodes(
-        policy=header.policy,
-        actor=header.actor,
-        incarnation=header.incarnation,
-        attempt=header.attempt,
+        policy=policy,
+        actor=actor,
+        incarnation=counts.incarnation,
+        attempt=counts.attempt,
         observation=sections["observation"],
         action=sections["action"],
         final=sections["final"],
@@ -131,101 +167,134 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
         **sections["step"],
         **sections["fragment"],
     )
-    _check(header, block)
+    _check(counts, table, block)
     return block
 
 
-def _read_header(view: memoryview, max_bytes: int) -> tuple[_Header, int]:
-    if len(view) > max_bytes:
-        raise CodecError(f"block: {len(view)} bytes, at most {max_bytes} are read")
-    if len(view) < _PREFIX.size:
+def _read_prefix(view: memoryview, max_bytes: int) -> _Counts:
+    if view.nbytes > max_bytes:
+        raise CodecError(f"block: {view.nbytes} bytes, at most {max_bytes} are read")
+    if len(view) < _PREFIX_BYTES:
         raise CodecError(f"block: cut short after {len(view)} bytes")
-    magic, form, zero, header_size, zero_too, total, checksum = _PREFIX.unpack_from(view)
-    if magic != MAGIC or zero or zero_too:
+    magic, form, zero, checksum = _SEAL.unpack_from(view)
+    if magic != MAGIC or zero:
         raise CodecError("block: these bytes are not a block of episodes")
     if form != FORMAT:
         raise CodecError(f"block: format {form}, this version reads format {FORMAT}")
-    if total != len(view):
-        raise CodecError(f"block: {len(view)} bytes of {total} arrived")
-    if header_size > min(_MAX_HEADER, len(view) - _PREFIX.size):
-        raise CodecError(f"block: a header of {header_size} bytes does not fit")
-    if xxhash.xxh3_64_intdigest(view[_PREFIX.size :]) != checksum:
+    counts = _Counts(*_COUNTS.unpack_from(view, _SEAL.size))
+    if counts.total != len(view):
+        raise CodecError(f"block: {len(view)} bytes of {counts.total} arrived")
+    if xxhash.xxh3_64_intdigest(view[_SEAL.size :]) != checksum:
         raise CodecError("block: its checksum does not match: damaged on the way")
-    end = _PREFIX.size + header_size
+    if counts.policy > _MAX_NAME or counts.actor > _MAX_NAME or counts.schema > _MAX_SCHEMA:
+        raise CodecError("block: its names or its schema are too long")
+    return counts
+
+
+def _write_name(name: str) -> bytes:
+    encoded = name.encode(errors="replace")
+    if len(encoded) > _MAX_NAME:
+        raise CodecError(f"block: the name {name[:32]!r}... has more than {_MAX_NAME} bytes")
+    return encoded
+
+
+def _read_name(view: memoryview) -> str:
     try:
-        header = _Header.model_validate_json(bytes(view[_PREFIX.size : end]))
+        return str(view, "utf-8")
+    except UnicodeDecodeError:
+        raise CodecError("block: the name of its policy or actor is not UTF-8") from None
+
+
+@lru_cache(maxsize=64)  # A run has few schemas and millions of blocks.
+def _write_schema(schema: _Schema) -> bytes:
+    _check_schema(schema)
+    return _SCHEMA_JSON.dump_json(schema)
+
+
+@lru_cache(maxsize=64)
+def _read_schema(text: bytes) -> _Schema:
+    try:
+        schema = _SCHEMA_JSON.validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CodecError(f"block: bad header at {first['loc']}: {first['msg']}") from None
-    _check_columns(header)
-    return header, end
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise CodecError(f"block: bad schema at {first['loc']}: {first['msg']}") from None
+    _check_schema(schema)
+    return schema
 
 
-def _check_columns(header: _Header) -> None:
-    names = {(column.section, column.name): column for column in header.columns}
-    if len(names) != len(header.columns):
+def _check_schema(schema: _Schema) -> None:
+    if len(schema) > _MAX_COLUMNS:
+        raise CodecError(f"block: {len(schema)} columns, at most {_MAX_COLUMNS} travel")
+    if len({(column.section, column.name) for column in schema}) != len(schema):
         raise CodecError("block: a column is named twice")
-    for column in header.columns:
-        if column.section not in _ROWS or len(column.name) > 128:
+    for column in schema:
+        if column.section not in _PER_STEP or len(column.name) > _MAX_NAME:
             raise CodecError(f"block: column {column.section}.{column.name} is of no known section")
         if column.dtype not in DTYPES:
             raise CodecError(
                 f"block: column {column.name} has dtype {column.dtype!r}, which cannot travel"
             )
-        if len(column.row) > 8 or any(not 0 <= size <= MAX_BYTES for size in column.row):
+        small = all(size >= 0 for size in column.row)
+        # Sizes of zero are left out: numpy refuses huge shapes even when they hold nothing.
+        small = small and math.prod(size for size in column.row if size) <= MAX_BYTES
+        if len(column.row) > 8 or not small:
             raise CodecError(f"block: column {column.name} has row shape {column.row}")
     for section, known in (("step", _STEP), ("fragment", _FRAGMENT)):
-        held = {c.name: (c.dtype, c.row) for c in header.columns if c.section == section}
+        held = {c.name: (c.dtype, c.row) for c in schema if c.section == section}
         if held != {name: (dtype, ()) for name, dtype in known.items()}:
             raise CodecError(f"block: its {section} columns are {held}, not {known}")
 
 
-def _check(header: _Header, block: Episodes) -> None:
+def _check(counts: _Counts, table: Iterable[tuple[_Column, Array]], block: Episodes) -> None:
     """What must hold between columns that are each well formed."""
-    _check_columns(header)
-    for column, array in _table(block):
-        if array.shape[0] != _rows(header, column.section):
+    if counts.total > MAX_BYTES:
+        raise CodecError(f"block: {counts.total} bytes, at most {MAX_BYTES} travel")
+    for column, array in table:
+        if array.shape[0] != counts.rows(column.section):
             raise CodecError(
-                f"block: column {column.name} has {array.shape[0]} rows for {_rows(header, column.section)}"
+                f"block: column {column.name} has {array.shape[0]} rows for {counts.rows(column.section)}"
             )
-    if block.fragments and int(block.length.min()) < 1:
-        raise CodecError(f"block: a fragment has {int(block.length.min())} steps")
-    if int(block.length.sum(dtype=np.int64)) != block.steps:
-        raise CodecError(
-            f"block: its fragments hold {int(block.length.sum())} steps, it has {block.steps}"
-        )
-    if block.fragments and int(block.ending.max()) > max(Ending):
-        raise CodecError(f"block: unknown ending {int(block.ending.max())}")
+    if not block.fragments:
+        if block.steps:
+            raise CodecError(f"block: it has {block.steps} steps in no fragment")
+        return
+    if (shortest := int(block.length.min())) < 1:
+        raise CodecError(f"block: a fragment has {shortest} steps")
+    if (held := int(block.length.sum(dtype=np.int64))) != block.steps:
+        raise CodecError(f"block: its fragments hold {held} steps, it has {block.steps}")
+    if (ending := int(block.ending.max())) > _LAST_ENDING:
+        raise CodecError(f"block: unknown ending {ending}")
 
 
 def _table(block: Episodes) -> list[tuple[_Column, Array]]:
     """Every column in the order in which it is written."""
-    step: Columns = {name: getattr(block, name) for name in _STEP}
-    fragment: Columns = {name: getattr(block, name) for name in _FRAGMENT}
     sections: Iterable[tuple[str, Columns]] = (
         ("observation", block.observation),
         ("action", block.action),
-        ("step", step),
-        ("fragment", fragment),
+        ("step", {name: getattr(block, name) for name in _STEP}),
+        ("fragment", {name: getattr(block, name) for name in _FRAGMENT}),
         ("final", block.final),
         ("initial", block.initial),
     )
-    return [
-        (_Column(section, name, array.dtype.newbyteorder("<").str, array.shape[1:]), array)
+    table = [
+        (_Column(section, name, _little_endian(array.dtype), array.shape[1:]), array)
         for section, columns in sections
         for name, array in columns.items()
     ]
+    for column, array in table:
+        if not array.ndim:
+            raise CodecError(f"block: column {column.name} is a single value")
+    return table
 
 
-def _rows(header: _Header, section: str) -> int:
-    return header.steps if _ROWS[section] == "steps" else header.fragments
+_D = TypeVar("_D", bound=np.generic)
 
 
-def _layout(header_size: int, sizes: list[int]) -> tuple[list[int], int]:
-    """Where each column starts, and how long the whole is."""
-    offsets, position = [], _PREFIX.size + header_size
-    for size in sizes:
-        position = -(-position // _ALIGN) * _ALIGN
-        offsets.append(position)
-        position += size
-    return offsets, position
+@lru_cache(maxsize=64)
+def _little_endian(dtype: "np.dtype[_D]") -> str:
+    return dtype.newbyteorder("<").str
+
+
+@lru_cache(maxsize=256)
+def _row_bytes(column: _Column) -> int:
+    return math.prod(column.row) * np.dtype(column.dtype).itemsize

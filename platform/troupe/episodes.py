@@ -83,3 +83,12 @@ class Episodes:
     def newest(self) -> int:
         """The newest version of the weights that acted in this block."""
         return int(self.version.max()) if self.steps else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns together."""
+        named = (self.observation, self.action, self.final, self.initial)
+        columns = [array for columns in named for array in columns.values()]
+        columns += [self.reward, self.log_prob, self.version]
+        columns += [self.length, self.seat, self.group, self.ending]
+        return sum(array.nbytes for array in columns)

@@ -76,17 +76,16 @@ class Store:
             self._open(create=True)
         return self.generation() or ""
 
-    def call(self, function: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Call a function of our library, loading it again where the server lost it."""
-        name = f"troupe_{SCHEMA}_{function}"
         with self.guard():
             try:
-                return self.redis.fcall(name, len(keys), *keys, *arguments)
+                return self.redis.fcall(function(name), len(keys), *keys, *arguments)
             except redis.ResponseError as error:
                 if "function not found" not in str(error).lower():
                     raise
                 self._load_library()
-                return self.redis.fcall(name, len(keys), *keys, *arguments)
+                return self.redis.fcall(function(name), len(keys), *keys, *arguments)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -141,6 +140,11 @@ class _CountedBackoff(AbstractBackoff):
     def compute(self, failures: int) -> float:
         self.count += 1
         return float(self._waits.compute(failures))
+
+
+def function(name: str) -> str:
+    """What the server calls a function of our library."""
+    return f"troupe_{SCHEMA}_{name}"
 
 
 def address(url: str) -> str:

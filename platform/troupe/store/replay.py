@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, cast
@@ -15,8 +15,9 @@ from troupe.codec import CodecError, decode, encode
 from troupe.episodes import Episodes
 from troupe.errors import UserError
 from troupe.store import StoreEmptiedError, StoreError
-from troupe.store.connection import Argument, Store, text
+from troupe.store.connection import Argument, Store, function, text
 from troupe.store.limiter import Counters, RateLimit, may_insert
+from troupe.store.transaction import Part, transact
 
 START = "0-0"
 """Before the first entry of a log."""
@@ -171,7 +172,6 @@ class ReplayLog:
             UserError: a block is so large that there can never be room for it.
             StoreError: the store is gone.
         """
-        payloads = [encode(block) for block in blocks]
         token, started, delay = uuid.uuid4().hex, time.monotonic(), 0.0
         done: dict[int, Push] = {}
         while left := [i for i in range(len(blocks)) if i not in done]:
@@ -179,9 +179,9 @@ class ReplayLog:
             if stop.wait(delay):
                 done.update((i, Push(Outcome.STOPPED, waited)) for i in left)
                 break
-            verdicts = dict(zip(left, self._reserve(token, blocks, payloads, left), strict=True))
+            verdicts = dict(zip(left, self._reserve(token, [blocks[i] for i in left]), strict=True))
             ready = [i for i in left if verdicts[i] == "ok"]
-            if ready and not self._append(token, blocks, payloads, ready):
+            if ready and not self._append(token, [blocks[i] for i in ready]):
                 verdicts.update(dict.fromkeys(ready, "memory"))
             done.update(
                 (i, Push(outcome, waited))
@@ -190,7 +190,7 @@ class ReplayLog:
             )
             blocked = next((i for i in left if i not in done), None)
             if blocked is not None:
-                self._explain(verdicts[blocked], blocks[blocked].steps, len(payloads[blocked]))
+                self._explain(verdicts[blocked], blocks[blocked])
                 delay = min(max(1.5 * delay, _POLL_SECONDS[0]), _POLL_SECONDS[1])
         self._waits_because = self.waiting_for = ""
         return [done[i] for i in range(len(blocks))]
@@ -266,35 +266,21 @@ class ReplayLog:
 
     # How it is done.
 
-    def _reserve(
-        self, token: str, blocks: Sequence[Episodes], payloads: Sequence[bytearray], left: list[int]
-    ) -> list[str]:
-        """Ask for room for the blocks `left`; a verdict for each."""
-        attempt = min(blocks[i].attempt for i in left)
+    def _reserve(self, token: str, blocks: Sequence[Episodes]) -> list[str]:
+        """Ask for room for blocks; a verdict for each."""
+        attempt = min(block.attempt for block in blocks)
         arguments: list[Argument] = [token, attempt, _LEASE_MS]
-        for i in left:
-            arguments += [blocks[i].steps, len(payloads[i]), blocks[i].policy, blocks[i].oldest]
+        for block in blocks:
+            arguments += [block.steps, block.nbytes, block.policy, block.oldest]
         keys = [self._state, self._versions, self._reservations, self._actors_wait]
         return [verdict.decode() for verdict in self.store.call("reserve", keys, arguments)]
 
-    def _append(
-        self,
-        token: str,
-        blocks: Sequence[Episodes],
-        payloads: Sequence[bytearray],
-        ready: list[int],
-    ) -> bool:
-        """Append what has room, all or nothing; false if the server is out of memory."""
-        sizes = [f"{blocks[i].steps} {len(payloads[i])}" for i in ready]
-        keys = [self._state, self._reservations, self._sizes]
+    def _append(self, token: str, blocks: Sequence[Episodes]) -> bool:
+        """Append blocks that have room, all or nothing; false if the server is out of memory."""
         with self.store.guard():
             while True:
-                pipe = self.store.once.pipeline()
-                for i in ready:
-                    pipe.xadd(self._log, {"block": payloads[i], "steps": blocks[i].steps})
-                pipe.fcall("troupe_1_commit", len(keys), *keys, token, *sizes)
                 try:
-                    pipe.execute()
+                    transact(self.store.once, self._additions(token, blocks))
                 except redis.OutOfMemoryError:
                     return False
                 except (redis.ConnectionError, redis.TimeoutError):
@@ -304,21 +290,31 @@ class ReplayLog:
                 else:
                     return True
 
-    def _explain(self, reason: str, steps: int, size: int) -> None:
+    def _additions(self, token: str, blocks: Iterable[Episodes]) -> Iterator[list[Part]]:
+        """The commands that add blocks and turn their reservation into counters."""
+        sizes = []
+        for block in blocks:
+            payload, steps = encode(block), b"%d" % block.steps
+            sizes.append(b"%d %d" % (block.steps, len(payload)))
+            yield [b"XADD", self._log.encode(), b"*", b"block", payload, b"steps", steps]
+        keys = [key.encode() for key in (self._state, self._reservations, self._sizes)]
+        yield [b"FCALL", function("commit").encode(), b"3", *keys, token.encode(), *sizes]
+
+    def _explain(self, reason: str, block: Episodes) -> None:
         """Say what a block waits for, and see that it does not wait for what cannot come."""
         if reason == self._waits_because:
             return
         with self.store.guard():
             at = _numbers(self.store.redis.hgetall(self._state))
         rate = RateLimit(samples_per_insert=at["samples_per_insert"], max_diff=at["max_diff"])
-        if reason == "capacity" and not may_insert(rate, Counters(0, 0, 0), steps):
+        if reason == "capacity" and not may_insert(rate, Counters(0, 0, 0), block.steps):
             raise UserError(
-                f"store.capacity: a block of {steps:,} steps does not fit in {at['max_diff']:,.0f}; "
+                f"store.capacity: a block of {block.steps:,} steps does not fit in {at['max_diff']:,.0f}; "
                 "raise it, or make actors.block_steps smaller"
             )
-        if reason == "retained" and size > at["max_bytes"]:
+        if reason == "retained" and block.nbytes > at["max_bytes"]:
             raise UserError(
-                f"store.memory_mb: a block of {size:,} bytes does not fit in the {at['max_bytes']:,.0f} "
+                f"store.memory_mb: a block of {block.nbytes:,} bytes does not fit in the {at['max_bytes']:,.0f} "
                 "bytes that may be kept; raise it, or make actors.block_steps smaller"
             )
         self._waits_because, self.waiting_for = reason, _words(reason, at)

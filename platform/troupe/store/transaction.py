@@ -1,0 +1,68 @@
+"""One MULTI/EXEC with large values, sent while it is still being made.
+
+The client library's pipeline gathers everything before it sends anything. Here the server works on
+one block while we encode the next, and each command is one write to the socket.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import redis
+import redis.connection
+
+_Connection = redis.connection.AbstractConnection
+Part = bytes | bytearray
+"""A command's name or an argument."""
+
+
+def transact(client: "redis.Redis", commands: Iterable[Sequence[Part]]) -> list[object]:
+    """Run commands as one transaction, all or none, and return their replies; nothing is retried.
+
+    Raises:
+        redis.RedisError: why nothing was done; for a lost connection it may have been done.
+    """
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    whole = False
+    try:
+        _send(connection, [b"MULTI"])
+        replies = 1
+        for command in commands:
+            _send(connection, command)
+            replies += 1
+        _send(connection, [b"EXEC"])
+        refusals = [error for _ in range(replies) if (error := _refusal(connection))]
+        try:
+            results = connection.read_response()
+        except redis.ResponseError as error:
+            whole = True
+            raise (refusals or [error])[0] from None
+        whole = True
+    finally:
+        if not whole:
+            # The server drops half a transaction with its connection.
+            connection.disconnect()  # type: ignore[no-untyped-call]
+        pool.release(connection)
+    for result in results:
+        if isinstance(result, redis.ResponseError):
+            raise result
+    return list(results)
+
+
+def pack(parts: Sequence[Part]) -> bytes:
+    """A command in the Redis serialization protocol."""
+    pieces: list[Part] = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        pieces += [b"$%d\r\n" % len(part), part, b"\r\n"]
+    return b"".join(pieces)
+
+
+def _send(connection: _Connection, command: Sequence[Part]) -> None:
+    connection.send_packed_command([pack(command)])  # type: ignore[no-untyped-call]
+
+
+def _refusal(connection: _Connection) -> redis.ResponseError | None:
+    try:
+        connection.read_response()
+    except redis.ResponseError as error:
+        return error
+    return None
