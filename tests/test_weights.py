@@ -10,26 +10,13 @@ import numpy as np
 import pytest
 
 from troupe.errors import TroupeError
+from troupe.metrics import Metrics
 from troupe.weights.client import WeightsClient
 from troupe.weights.credentials import Tls
 from troupe.weights.relay import Upstream
 from troupe.weights.server import MAX_BYTES, serve
 
 TOKEN = "a token for tests"
-
-
-class Counts:
-    """A meter that remembers."""
-
-    def __init__(self) -> None:
-        self.counters: dict[str, float] = {}
-        self.gauges: dict[str, float] = {}
-
-    def add(self, name: str, amount: float = 1.0) -> None:
-        self.counters[name] = self.counters.get(name, 0.0) + amount
-
-    def set(self, name: str, value: float) -> None:
-        self.gauges[name] = value
 
 
 class Running:
@@ -44,7 +31,7 @@ class Running:
         upstream: Upstream | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.counts = Counts()
+        self.metrics = Metrics()
         self.address = ""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -60,7 +47,7 @@ class Running:
             pins=folder / "pinned",
             upstream=upstream,
             max_bytes=max_bytes,
-            meter=self.counts,
+            metrics=self.metrics,
         )
         self._thread = threading.Thread(target=self._run, args=(serving,))
         self._thread.start()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import grpc
 
+from troupe.errors import TroupeError
 from troupe.weights.credentials import Tls, metadata
 from troupe.weights.errors import UnreachableError, WeightsError, from_call
 from troupe.weights.framing import MAX_MESSAGE
@@ -60,7 +61,10 @@ class Channel:
         Raises:
             UnreachableError: it has not said where it is, or this object is closed.
         """
-        target = self._address()
+        try:
+            target = self._address()
+        except TroupeError as error:
+            raise UnreachableError(f"weights: nobody says where the server is: {error}") from None
         with self._lock:
             if self.closed.is_set():
                 raise UnreachableError("weights: this client is closed")

@@ -7,9 +7,14 @@
 A file is written aside and renamed once its checksums are verified. Readers map it, so that one
 copy in memory serves every process of a node, and a file that is removed stays readable for those
 who have mapped it.
+
+Fresh memory costs more than all else on the way of a version (the kernel clears each page), so the
+newest file that is removed stays as a spare for the next version to be written into. Whoever maps a
+file holds a shared lock on it, and only a spare that can be locked exclusively is used.
 """
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -18,6 +23,7 @@ import struct
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import xxhash
 from google.protobuf.message import DecodeError
@@ -32,6 +38,7 @@ MAGIC = b"TRPW"
 FORMAT = 1
 SUFFIX = ".weights"
 ASIDE = ".aside"
+SPARE = "spare"
 
 _PREFIX = struct.Struct("<4sHHIIQ")
 _PAGE = 4096
@@ -46,9 +53,10 @@ class Stored:
 
         Raises:
             DamagedError: the file is cut short, damaged, or not a file of weights.
+            MissingError: it is not there, or is being written over.
         """
         self.path = path
-        with path.open("rb") as file:
+        with _open_shared(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < _PREFIX.size:
                 raise DamagedError(f"{path}: cut short after {size} bytes; delete it")
@@ -100,8 +108,9 @@ class Incoming:
         self._position = 0
         self._parts = list(checksums(manifest))
         self._hasher = xxhash.xxh3_64()
-        self._file, name = tempfile.mkstemp(ASIDE, final.stem + ".", final.parent)
+        handle, name = tempfile.mkstemp(ASIDE, final.stem + ".", final.parent)
         self._aside = Path(name)
+        self._file = _take_spare(final.parent / SPARE, self._aside, handle)
 
     def __enter__(self) -> "Incoming":
         return self
@@ -149,6 +158,7 @@ class Incoming:
         self._put(memoryview(_PREFIX.pack(MAGIC, FORMAT, 0, len(text), 0, checksum) + text), 0)
         if durable:
             os.fsync(self._file)
+        fcntl.flock(self._file, fcntl.LOCK_SH)
         stored = Stored(self._aside)
         self._aside.rename(self._final)
         if durable:
@@ -213,10 +223,11 @@ class Shelf:
             MissingError: it is not here.
             DamagedError: its file is not sound.
         """
-        try:
-            return Stored(self.path(policy, key))
-        except FileNotFoundError:
-            raise MissingError(f"weights: no {key} of {policy} in {self.folder}") from None
+        stored = Stored(self.path(policy, key))
+        if (stored.manifest.policy, stored.key) != (policy, key):
+            # It was opened just before it became a spare.
+            raise MissingError(f"weights: no {key} of {policy} in {self.folder} any more")
+        return stored
 
     def incoming(self, manifest: Manifest) -> Incoming:
         """Make room for a version whose manifest was checked.
@@ -247,10 +258,10 @@ class Shelf:
                 incoming.commit(durable=True)
 
     def keep(self, policy: str, newest: int, besides: Key | None = None) -> None:
-        """Remove all versions but the `newest` ones and `besides`."""
+        """Remove all versions but the `newest` ones and `besides`; the last removed is the spare."""
         for key in self.keys(policy)[:-newest]:
             if key != besides:
-                self.path(policy, key).unlink(missing_ok=True)
+                self.path(policy, key).rename(self._folder(policy) / SPARE)
 
     def sweep(self, policy: str) -> None:
         """Remove what writers that died have set aside; nobody may be writing to this policy."""
@@ -260,6 +271,50 @@ class Shelf:
     def _folder(self, policy: str) -> Path:
         check_policy(policy)
         return self.folder / policy
+
+
+def _open_shared(path: Path) -> BinaryIO:
+    """Open a file to map it. The lock lasts as long as the mapping, which has its own descriptor."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise MissingError(f"weights: {path} is not there") from None
+    if not _lock(file.fileno(), fcntl.LOCK_SH):
+        file.close()
+        raise MissingError(f"weights: {path} is not there any more")
+    return file
+
+
+def _take_spare(spare: Path, aside: Path, handle: int) -> int:
+    """Put the spare in the place of the empty file `aside`, if nobody has it mapped.
+
+    Those who write versions of one policy take turns here: a node's lock, or the server's one
+    thread, sees to that.
+
+    Returns:
+        A descriptor for what is now at `aside`, locked exclusively: `handle`, or one for the spare.
+    """
+    try:
+        spare_handle = os.open(spare, os.O_RDWR)
+    except FileNotFoundError:
+        pass
+    else:
+        if _lock(spare_handle, fcntl.LOCK_EX):
+            spare.rename(aside)
+            os.close(handle)
+            return spare_handle
+        spare.unlink()
+        os.close(spare_handle)
+    _lock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _lock(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

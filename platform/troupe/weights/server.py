@@ -14,12 +14,13 @@ from typing import TypeVar
 import grpc
 
 from troupe.errors import UserError
+from troupe.metrics import Metrics
 from troupe.weights.credentials import Tls, check_exposure, holds
 from troupe.weights.files import Shelf
 from troupe.weights.framing import MAX_MESSAGE
 from troupe.weights.memory import keep_large_buffers
 from troupe.weights.relay import Upstream
-from troupe.weights.service import Context, Meter, Service
+from troupe.weights.service import Context, Service
 from troupe.wire.weights_pb2 import FetchRequest, PinReply, PinRequest, PublishReply, WatchRequest
 
 Q = TypeVar("Q")
@@ -40,14 +41,8 @@ _OPTIONS = [
 ]
 
 
-class NoMeter:
-    """Counts nothing."""
-
-    def add(self, name: str, amount: float = 1.0) -> None:
-        """Forget it."""
-
-    def set(self, name: str, value: float) -> None:
-        """Forget it."""
+class PortError(UserError):
+    """The port cannot be listened on."""
 
 
 async def serve(
@@ -64,7 +59,7 @@ async def serve(
     upstream: Upstream | None = None,
     keep: int = KEEP,
     max_bytes: int = MAX_BYTES,
-    meter: Meter | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve the weights in `folder` until `stop` is set.
 
@@ -76,10 +71,11 @@ async def serve(
         pins: folder for pinned versions.
         keep: newest versions of each policy that stay.
         max_bytes: size of the largest version that is accepted.
+        metrics: counts `bytes_sent`, shows `watchers`.
 
     Raises:
-        UserError: no token, no TLS outside loopback, the port is in use, or another server uses
-            the folder.
+        PortError: the port is in use.
+        UserError: no token, no TLS outside loopback, or another server uses the folder.
     """
     check_exposure(host, token, tls, plaintext=plaintext)
     keep_large_buffers()
@@ -88,7 +84,7 @@ async def serve(
             shelf=Shelf(folder),
             pins=None if pins is None else Shelf(pins),
             upstream=upstream,
-            meter=meter or NoMeter(),
+            metrics=metrics or Metrics(),
             keep=keep,
             max_bytes=max_bytes,
         )
@@ -160,7 +156,7 @@ def _listen(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> i
             return server.add_insecure_port(address)
         return server.add_secure_port(address, tls.server())
     except RuntimeError:
-        raise UserError(
+        raise PortError(
             f"weights.port: cannot listen on {address}; is it in use? 0 takes a free one"
         ) from None
 

@@ -5,10 +5,11 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 
+from troupe.metrics import Metrics
 from troupe.weights import framing
 from troupe.weights.errors import (
     DamagedError,
@@ -39,16 +40,6 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 log = logging.getLogger(__name__)
 
 
-class Meter(Protocol):
-    """Where the server counts what it does."""
-
-    def add(self, name: str, amount: float = 1.0) -> None:
-        """Raise a counter."""
-
-    def set(self, name: str, value: float) -> None:
-        """Set a gauge."""
-
-
 def _answers(
     method: Callable[["Service", Q, Context], Awaitable[R]],
 ) -> Callable[["Service", Q, Context], Awaitable[R]]:
@@ -71,7 +62,7 @@ class Service:
     shelf: Shelf
     pins: Shelf | None
     upstream: Upstream | None
-    meter: Meter
+    metrics: Metrics
     keep: int
     max_bytes: int
     newest: dict[str, Key] = field(default_factory=dict)
@@ -125,7 +116,7 @@ class Service:
         await context.write(framing.opening(stored.manifest))
         for message in framing.frames([stored.payload]):
             await context.write(message)
-            self.meter.add("bytes_sent", len(message))
+            self.metrics.add("bytes_sent", len(message))
 
     @_answers
     async def watch(self, request: WatchRequest, context: Context) -> None:
@@ -195,7 +186,7 @@ class Service:
 
     def _count_watchers(self, change: int) -> None:
         self.watchers += change
-        self.meter.set("watchers", self.watchers)
+        self.metrics.set("watchers", self.watchers)
 
     async def _find(self, policy: str, version: int | None) -> Stored:
         check_policy(policy)

@@ -1,0 +1,62 @@
+"""The weight server as a worker of a run."""
+
+import asyncio
+
+from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.weights.server import PortError, serve
+
+_LOOK_SECONDS = 0.1
+_LAST_SECONDS = 3.0
+
+
+class WeightServer:
+    """Serves the run's weights on loopback and tells the board where."""
+
+    def __init__(self, setting: WorkerSetting) -> None:
+        self._setting = setting
+
+    def run(self) -> None:
+        """Serve until the run is told to stop and those who watch have left, or a little longer."""
+        with self._setting.open() as ends:
+            asyncio.run(self._serve(ends))
+
+    async def _serve(self, ends: Connections) -> None:
+        try:
+            await self._listen(ends, _port(ends.board.get("weights")))
+        except PortError:
+            await self._listen(ends, 0)
+
+    async def _listen(self, ends: Connections, port: int) -> None:
+        stop = asyncio.Event()
+        watching = asyncio.create_task(_watch(ends, stop))
+        try:
+            await serve(
+                self._setting.node_folder / "served",
+                token=self._setting.weights_token,
+                on_ready=lambda address: ends.board.put("weights", {"address": address}),
+                stop=stop,
+                port=port,
+                pins=self._setting.run_folder / "pinned",
+                metrics=ends.metrics,
+            )
+        finally:
+            watching.cancel()
+
+
+async def _watch(ends: Connections, stop: asyncio.Event) -> None:
+    """Set `stop` once the run is to stop and no call can be hurt by it any more."""
+    while not ends.reporter.stop.is_set():
+        await asyncio.sleep(_LOOK_SECONDS)
+    # An actor in the middle of a fetch would take this server for dead, and wait for another.
+    for _ in range(round(_LAST_SECONDS / _LOOK_SECONDS)):
+        if not ends.metrics.snapshot().get("watchers"):
+            break
+        await asyncio.sleep(_LOOK_SECONDS)
+    stop.set()
+
+
+def _port(document: dict[str, object] | None) -> int:
+    """The port that an earlier server of the run had: its clients find this one at once."""
+    address = "" if document is None else str(document.get("address", ""))
+    port = address.rpartition(":")[2]
+    return int(port) if port.isdecimal() else 0
