@@ -264,7 +264,7 @@ def test_a_full_disk_ends_a_run_only_at_its_end(
     assert stage.replay.state().retained_blocks == 8
 
 
-def test_a_store_that_lost_its_memory_is_filled_anew(stage: Stage) -> None:
+def test_a_store_that_lost_its_memory_between_lives_is_filled_anew(stage: Stage) -> None:
     open_log(stage)
     stage.push(*[block(seed) for seed in range(4)])
     stage.run(updates=2)
@@ -276,6 +276,24 @@ def test_a_store_that_lost_its_memory_is_filled_anew(stage: Stage) -> None:
     stage.push(*[block(seed) for seed in range(4)])
     stage.run(updates=4)
     assert stage.state().step == 4 * BATCH
+
+
+def test_a_store_that_loses_its_memory_under_a_learner_is_filled_anew(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(6)])
+    stage.stop_updates = 4
+    with stage.session() as session:
+        thread = threading.Thread(target=session.run)
+        thread.start()
+        while stage.metrics.snapshot().get("updates") != 2:
+            assert thread.is_alive()
+        store = Store.connect(stage.url, stage.name)
+        store.redis.delete(*store.redis.scan_iter(store.key("*")))
+        stage.push(*[block(seed) for seed in range(4)])
+        thread.join(20)
+    assert not thread.is_alive()
+    assert stage.state().step == 4 * BATCH
+    assert stage.replay.state().backlog == 4 * 40 - 2 * BATCH
 
 
 @pytest.mark.parametrize(
@@ -301,3 +319,21 @@ def test_blocks_nobody_learns_from_are_refused(stage: Stage) -> None:
     stage.push(block(0, policy="stranger"))
     with pytest.raises(TroupeError, match="for policy 'stranger', which this run does not train"):
         stage.run(updates=1)
+
+
+def test_a_diverged_policy_is_neither_published_nor_saved(stage: Stage) -> None:
+    open_log(stage)
+    broken = replace(block(0, steps=64), reward=np.full(64, np.nan, np.float32))
+    stage.push(broken)
+    stage.overrides = {
+        "algorithm": {
+            "name": "deep_monte_carlo",
+            "objective": "adp",
+            "batch": BATCH,
+            "optimizer": {"name": "sgd", "lr": 0.1},
+        }
+    }
+    with pytest.raises(TroupeError, match=r"the loss of even is nan at update 1; lower"):
+        stage.run(updates=1)
+    assert stage.published.newest("even") == 0
+    assert checkpoint.available(stage.folder) == []

@@ -1,0 +1,187 @@
+"""When the learner saves, what it saves, and how it goes on from that."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from troupe import checkpoint
+from troupe.checkpoint import Checkpoint, CheckpointError, Position
+from troupe.errors import TroupeError
+from troupe.jobs.spec import CheckpointSettings
+from troupe.metrics import Metrics
+from troupe_learners.background import Background
+from troupe_learners.trainee import Trainee
+
+log = logging.getLogger("troupe.learner")
+
+SHARD = "0"
+"""The one shard of the store that a learner reads."""
+_RETRY_SECONDS = 10.0
+_AT_MOST_EVERY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose checkpoints these are."""
+
+    run: str
+    game: str
+    algorithm: str
+    folder: Path
+    """The run's."""
+
+
+class Progress:
+    """How far a run has come, over all lives of its learner."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        """Trained on."""
+        self.consumed = 0
+        """Steps trained on or dropped."""
+        self._seconds_before = 0.0
+        self._started: float | None = None
+
+    @property
+    def training(self) -> bool:
+        """Whether this life has had something to train on."""
+        return self._started is not None
+
+    def start(self) -> None:
+        """The first batch of this life is there."""
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, from the first batch of each life."""
+        now = time.monotonic()
+        return self._seconds_before + (0.0 if self._started is None else now - self._started)
+
+    def counters(self) -> dict[str, float]:
+        """What a checkpoint keeps, besides the steps."""
+        return {"training_seconds": self.seconds, "consumed": self.consumed}
+
+    def restore(self, steps: int, counters: Mapping[str, float]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.steps = steps
+        self.consumed = int(counters.get("consumed", steps))
+        self._seconds_before = counters.get("training_seconds", 0.0)
+
+
+class Saver:
+    """Copies the state between two updates, writes it beside the training, then tells the store."""
+
+    def __init__(
+        self,
+        settings: CheckpointSettings,
+        origin: Origin,
+        trainees: Mapping[str, Trainee],
+        progress: Progress,
+        metrics: Metrics,
+        acknowledge: Callable[[str], object],
+    ) -> None:
+        """`acknowledge` is told the id up to which the store may forget."""
+        self._settings = settings
+        self._origin = origin
+        self._trainees = trainees
+        self._progress = progress
+        self._metrics = metrics
+        self._acknowledge = acknowledge
+        self._background = Background("saver")
+        self._next = time.monotonic() + settings.every
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._background.__exit__(kind, error, trace)
+
+    def restore(self) -> Position | None:
+        """Give trainees and progress what the newest checkpoint holds; its position in the store.
+
+        Raises:
+            CheckpointError: it is not sound, or another job's.
+        """
+        found = checkpoint.available(self._origin.folder)
+        if not found:
+            return None
+        state = checkpoint.load(found[-1])
+        own = (self._origin.game, self._origin.algorithm, self._trainees.keys())
+        if (state.game, state.algorithm, state.updates.keys()) != own:
+            raise CheckpointError(
+                f"{found[-1]}: a checkpoint of {state.algorithm} on {state.game} for "
+                f"{', '.join(state.updates)}, which this job does not train; move it away"
+            )
+        for name, trainee in self._trainees.items():
+            try:
+                trainee.restore(
+                    state.updates[name],
+                    state.weights[name],
+                    state.optimizers.get(name, {}),
+                    state.random.get(name),
+                )
+            except TroupeError as error:
+                raise CheckpointError(
+                    f"{found[-1]}: {name}: {error}; was the job changed?"
+                ) from None
+        self._progress.restore(state.step, state.counters)
+        return state.positions.get(SHARD)
+
+    def save_if_due(self, position: Position, *, wanted: bool) -> None:
+        """Save beside the training, if it is time or `wanted`, and the last save is done."""
+        now = time.monotonic()
+        early = wanted and now > self._next - self._settings.every + _AT_MOST_EVERY
+        if (now > self._next or early) and self._background.finish(timeout=0):
+            self._next = now + self._settings.every
+            self._background.run(partial(self._try_to_write, self._snapshot(position)))
+
+    def save(self, position: Position) -> None:
+        """Save now.
+
+        Raises:
+            CheckpointError: it cannot be written; earlier checkpoints are unharmed.
+        """
+        self._background.finish()
+        self._write(self._snapshot(position))
+
+    def _snapshot(self, position: Position) -> Checkpoint:
+        trainees = self._trainees.items()
+        return Checkpoint(
+            run=self._origin.run,
+            game=self._origin.game,
+            algorithm=self._origin.algorithm,
+            step=self._progress.steps,
+            updates={name: trainee.updates for name, trainee in trainees},
+            weights={name: trainee.weights() for name, trainee in trainees},
+            optimizers={name: trainee.optimizer_state() for name, trainee in trainees},
+            counters=self._progress.counters(),
+            positions={SHARD: position},
+            random={name: trainee.random_state() for name, trainee in trainees},
+        )
+
+    def _try_to_write(self, state: Checkpoint) -> None:
+        """In mid-run a full disk does not end the training: the next save may go well."""
+        try:
+            self._write(state)
+        except CheckpointError as error:
+            self._metrics.add("checkpoint_failures")
+            self._next = time.monotonic() + min(_RETRY_SECONDS, self._settings.every)
+            log.warning("%s; trying again", error)
+
+    def _write(self, state: Checkpoint) -> None:
+        begun = time.monotonic()
+        checkpoint.save(self._origin.folder, state, keep=self._settings.keep)
+        # Only now: what is acknowledged is gone from the store.
+        self._acknowledge(state.positions[SHARD].after)
+        self._metrics.add("checkpoints")
+        self._metrics.set("checkpoint_seconds", time.monotonic() - begun)
+        self._metrics.set("checkpoint_step", state.step)
