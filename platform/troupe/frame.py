@@ -51,6 +51,11 @@ class Waits:
             said.append(f"learner for actors {self.learner:.0%}")
         return said or ["nobody"]
 
+    @property
+    def noticeable(self) -> bool:
+        """Whether a person should know of it."""
+        return max(self.actors, self.learner) >= NOTICEABLE
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -72,7 +77,7 @@ class Frame:
     updates_per_second: float
     waits: Waits
     waiting_for: str
-    """What a waiting process says it waits for; empty where none does."""
+    """What a process that waited said last of the reason."""
     backlog: int
     """Steps that are made but not trained on."""
     capacity: int

@@ -39,10 +39,10 @@ class Journal:
     def write(self, frame: Frame) -> None:
         """Add one line, and the same numbers to TensorBoard."""
         scalars = frame.scalars()
-        head = {"time": round(frame.time, 3), "step": frame.step, "attempt": frame.attempt}
-        finite = {k: float(f"{v:.6g}") for k, v in scalars.items() if math.isfinite(v)}
+        line: Line = {"time": round(frame.time, 3), "step": frame.step, "attempt": frame.attempt}
+        line |= {name: _brief(value) for name, value in scalars.items() if math.isfinite(value)}
         with writing(self._path):
-            self._lines.write(json.dumps({**finite, **head}).encode() + b"\n")
+            self._lines.write(json.dumps(line).encode() + b"\n")
             if frame.step < self._step:  # also a learner that fell back to its last checkpoint
                 self._events.restart(frame.step, frame.time)
             self._events.scalars(scalars, frame.step, frame.time)
@@ -61,6 +61,8 @@ def read(path: Path) -> list[Line]:
     are lines that a crash has torn.
     """
     lines: list[Line] = []
+    if not path.exists():
+        return lines
     for line in _sound_lines(path.read_bytes()):
         while lines and lines[-1]["step"] > line["step"]:
             lines.pop()
@@ -85,6 +87,11 @@ def _sound_lines(data: bytes) -> Iterator[Line]:
             continue
         if isinstance(line, dict) and "step" in line:
             yield line
+
+
+def _brief(value: float) -> float:
+    """Counts whole, all else to six digits."""
+    return int(value) if float(value).is_integer() else float(f"{value:.6g}")
 
 
 def _torn(path: Path) -> bool:

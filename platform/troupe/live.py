@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from troupe.frame import Frame
@@ -17,6 +17,7 @@ from troupe.screen import Happening, clock_text, picture
 EVERY = 10.0
 """Seconds between two plain lines."""
 EVENTS = 50
+STANDARD_HEIGHT = 24
 
 
 class View(Protocol):
@@ -99,13 +100,7 @@ class ScreenView:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
-        if self._frame is not None:
-            height = min(self._console.height, 24)
-            self._console.print(
-                picture(
-                    self._run, self._game, self._frame, self._events, self._console.width, height
-                )
-            )
+        self._console.print(self._picture(min(self._console.height, STANDARD_HEIGHT)))
 
     def show(self, frame: Frame) -> None:
         """Redraw."""
@@ -119,10 +114,11 @@ class ScreenView:
         self._draw()
 
     def _draw(self) -> None:
-        width, height = self._console.size
-        self._live.update(
-            picture(self._run, self._game, self._frame, self._events, width, height), refresh=True
-        )
+        self._live.update(self._picture(self._console.height), refresh=True)
+
+    def _picture(self, height: int) -> RenderableType:
+        width = self._console.width
+        return picture(self._run, self._game, self._frame, self._events, width, height)
 
 
 class LineView:

@@ -52,10 +52,11 @@ class Monitor:
         self._clock, self._wall = clock, wall
         self._start = clock()
         self._journal = Journal(folder, wall())
-        self._written = -math.inf
+        self._due = math.inf
         self._tracks: defaultdict[str, Track] = defaultdict(Track)
         self._frame: Frame | None = None
         self._reachable = True
+        self._waiting_for = ""
 
     def __enter__(self) -> "Monitor":
         return self
@@ -85,10 +86,17 @@ class Monitor:
         if self._frame is not None:
             events += news(self._frame, frame)
         self._frame = replace(frame, events=tuple(events))
-        if frame.training and self._clock() - self._written >= EVERY:
-            self._written = self._clock()
-            self._journal.write(frame)
+        if frame.training:
+            self._keep(frame)
         return self._frame
+
+    def _keep(self, frame: Frame) -> None:
+        """Write every few seconds, for the first time once rates are known."""
+        now = self._clock()
+        if now >= self._due:
+            self._journal.write(frame)
+        if now >= self._due or self._due == math.inf:
+            self._due = now + EVERY
 
     def _look(self) -> Iterator[str]:
         try:
@@ -109,6 +117,7 @@ class Monitor:
             track.observe(snapshot, self._clock())
             if track.restarts > restarts:
                 yield f"{process} was started again"
+            self._waiting_for = track.waiting_for or self._waiting_for
 
     def _compose(self) -> Frame:
         now = self._clock()
@@ -129,7 +138,7 @@ class Monitor:
             steps_per_second=sum(track.rate("steps_trained") for track in learners),
             updates_per_second=sum(track.rate("updates") for track in learners),
             waits=Waits(blocked(actors), blocked(learners)),
-            waiting_for=next((t.waiting_for for t in alive.values() if t.waiting_for), ""),
+            waiting_for=self._waiting_for,
             backlog=int(reported.get("learner/backlog_steps", 0)),
             capacity=int(reported.get("learner/capacity_steps", 0)),
             staleness=reported.get("learner/staleness"),
@@ -227,18 +236,9 @@ def outlook(
 
 
 def news(before: Frame, after: Frame) -> Iterator[str]:
-    """What a person should hear of when one frame follows another."""
+    """What a person should hear of where one frame follows another."""
     if after.training and not before.training:
         yield f"training goes on at step {after.step:,}" if after.attempt > 1 else "training begins"
     saved = "learner/checkpoint_step"
     if after.reported.get(saved, 0.0) > before.reported.get(saved, 0.0) and before.training:
         yield f"checkpoint at step {after.reported[saved]:,.0f}"
-    known = {policy.policy: policy for policy in before.learned}
-    for policy in after.learned:
-        old = known.get(policy.policy)
-        if _lost(policy.loss) and not (old and _lost(old.loss)):
-            yield f"the loss of {policy.policy} is not a number any more"
-
-
-def _lost(loss: float | None) -> bool:
-    return loss is not None and not math.isfinite(loss)

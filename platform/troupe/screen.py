@@ -18,6 +18,10 @@ WIDEST = 100
 NARROW = 76
 """Columns below which all blocks stand below each other."""
 GAP = 3
+HEADER, NOTES = 2, 3
+FOOTER = 3 + NOTES
+"""Lines below the blocks: one blank, one on the machine, one on waiting, and a few events."""
+SCALE = "0        ½        1"
 LABEL, TITLE, ACCENT, ALARM = "dim", "bold", "cyan", "bold red"
 
 
@@ -55,21 +59,22 @@ def picture(
     """Everything there is to see, in about `height` lines of at most `width` columns."""
     width = min(width, WIDEST) - 2
     parts: list[RenderableType] = [_header(run, game, frame, width)]
-    used = 2
+    left = height - HEADER - FOOTER
     if frame is not None:
         for row in _rows(frame, width):
-            parts += ["", _beside(row, width)]
-            used += 1 + max(block.height for block in row)
-        parts += ["", _machine(frame)]
-        used += 2
-    notes = list(events)[-max(height - used - 2, 1) :]
-    parts += ["", *(_note(happening) for happening in notes)]
+            needed = 1 + max(block.height for block in row)
+            if needed <= left:
+                left -= needed
+                parts += ["", _beside(row, width)]
+        parts += ["", _machine(frame), _reason(frame)]
+    notes = list(events)[-(left + NOTES) :]
+    parts += [_note(happening) for happening in notes]
     return Padding(Group(*parts), (0, 1), expand=False)
 
 
 def _rows(frame: Frame, width: int) -> list[list[Block]]:
     if width + 2 < NARROW:
-        blocks = [_throughput(frame), _learning(frame.learned), _play(frame), _flow(frame, width)]
+        blocks = [_throughput(frame), _play(frame), _learning(frame.learned), _flow(frame, width)]
         return [[block] for block in blocks]
     column = (width - GAP) // 2
     return [
@@ -96,11 +101,11 @@ def _header(run: str, game: str, frame: Frame | None, width: int) -> RenderableT
     name = Text.assemble((run, f"{TITLE} {ACCENT}"), "  ", (game, LABEL))
     if frame is None:
         grid.add_row(name, Text("starting", LABEL))
-        return Group(grid, ProgressBar(total=1, completed=0, width=width))
+        return Group(grid, _line(_bar(0.0, width)))
     if frame.attempt > 1:
         name.append(f", attempt {frame.attempt}", LABEL)
     grid.add_row(name, _clock(frame))
-    return Group(grid, _bar(frame.progress or 0.0, width))
+    return Group(grid, _line(_bar(frame.progress or 0.0, width)))
 
 
 def _clock(frame: Frame) -> Text:
@@ -115,15 +120,17 @@ def _clock(frame: Frame) -> Text:
 
 
 def _throughput(frame: Frame) -> Block:
-    rows = _lines("left", "right", "left", "right")
-    rows.columns[1].min_width = 8
-    rows.columns[3].min_width = 9
+    rows = _lines("left", "right", "right")
+    rows.columns[1].min_width = 10
+    rows.columns[2].min_width = 9
     for name, rate, total in (
         ("decisions", f"{frame.decisions_per_second:,.0f}", frame.decisions),
         ("trained steps", f"{frame.steps_per_second:,.0f}", frame.step),
         ("updates", f"{frame.updates_per_second:.1f}", frame.updates),
     ):
-        rows.add_row(Text(name, LABEL), rate, Text("/s", LABEL), short(total))
+        rows.add_row(
+            Text(name, LABEL), Text.assemble(rate, (" /s", LABEL)), Text(short(total), LABEL)
+        )
     return Block("Throughput", rows)
 
 
@@ -161,14 +168,14 @@ def _play(frame: Frame) -> Block:
         rows = _lines("left")
         rows.add_row(Text("no evaluation yet", LABEL))
         return Block("Play", rows)
-    rows = _lines("left", "right", "left", header=("", "WP", "0      half       1"))
+    rows = _lines("left", "right", "left", header=("", "WP", SCALE))
     for evaluation in frame.evaluations:
         opponent = Text(evaluation.opponent, LABEL, overflow="ellipsis")
         rows.add_row(opponent, f"{evaluation.wp:.3f}", interval(evaluation))
     return Block(f"Play, after {short(frame.evaluated)} steps", rows)
 
 
-def interval(evaluation: Evaluation, width: int = 19) -> Text:
+def interval(evaluation: Evaluation, width: int = len(SCALE)) -> Text:
     """The win rate on a line from 0 to 1, with its confidence interval."""
     low, here, high = (
         round(min(max(share, 0.0), 1.0) * (width - 1))
@@ -185,12 +192,17 @@ def interval(evaluation: Evaluation, width: int = 19) -> Text:
 def _machine(frame: Frame) -> Text:
     saved = frame.reported.get("learner/checkpoint_step")
     parts = [
-        f"{frame.workers} workers",
+        counted(frame.workers, "worker"),
         f"{frame.memory_mb:,.0f} MB",
-        f"{frame.restarts} restarts" if frame.restarts else "",
+        counted(frame.restarts, "restart") if frame.restarts else "",
         f"saved at step {saved:,.0f}" if saved else "",
     ]
-    return Text(" · ".join(filter(None, parts)), LABEL)
+    return Text(" · ".join(filter(None, parts)), LABEL, no_wrap=True, overflow="ellipsis")
+
+
+def _reason(frame: Frame) -> Text:
+    reason = frame.waiting_for if frame.waits.noticeable else ""
+    return Text(reason, LABEL, no_wrap=True, overflow="ellipsis")
 
 
 def _note(happening: Happening) -> Text:
@@ -203,6 +215,13 @@ def _bar(share: float, width: int) -> ProgressBar:
     return ProgressBar(
         total=1.0, completed=share, width=width, complete_style=ACCENT, finished_style=ACCENT
     )
+
+
+def _line(bar: ProgressBar) -> Table:
+    """The bar with the end of line that it lacks."""
+    grid = Table.grid()
+    grid.add_row(bar)
+    return grid
 
 
 def _lines(*justify: str, header: Sequence[str] = ()) -> Table:
@@ -223,6 +242,11 @@ def clock_text(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 restart`, `2 restarts`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def short(count: float) -> str:
