@@ -137,6 +137,9 @@ class _CountedBackoff(AbstractBackoff):
         self.count = 0
         self._waits = ExponentialWithJitterBackoff(cap=2.0, base=0.02)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "_CountedBackoff":
+        return self  # The client library copies it for every connection; the count is one.
+
     def compute(self, failures: int) -> float:
         self.count += 1
         return float(self._waits.compute(failures))

@@ -166,7 +166,7 @@ class ReplayLog:
         return self.push_many([block], stop)[0]
 
     def push_many(self, blocks: Sequence[Episodes], stop: threading.Event) -> list[Push]:
-        """Append blocks in order with few round trips; each has an outcome of its own.
+        """Append blocks of one actor in order with few round trips; each has an outcome of its own.
 
         Raises:
             UserError: a block is so large that there can never be room for it.

@@ -168,7 +168,7 @@ def _settings(port: int, password: str, memory_mb: int, append_only: bool) -> st
 def _wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     never = Retry(NoBackoff(), 0)
-    with redis.Redis.from_url(server.url, socket_timeout=1.0, protocol=2, retry=never) as client:
+    with redis.Redis.from_url(server.url, socket_timeout=0.25, protocol=2, retry=never) as client:
         while time.monotonic() < deadline:
             if not server.alive():
                 raise StoreError(f"store: the server did not start: {_last_words(server.log)}")
