@@ -66,18 +66,22 @@ class WorkerSetting:
             store = Store.connect(self.store_url, self.run)
             stack.callback(store.close)
             board = Board(store)
-            launch = _document(board, "launch")
+            launch = board.get("launch")
+            if launch is None:
+                raise TroupeError(f"the store does not know the run {self.run}")
+            attempt = int(str(launch["attempt"]))
             metrics = Metrics()
             reporter = stack.enter_context(Reporter(metrics, board, self.name))
             weights = WeightsClient(
-                lambda: str(_document(board, "weights")["address"]),
+                lambda: _address(board),
                 token=self.weights_token,
                 folder=self.node_folder / "weights",
+                attempt=attempt,
             )
             stack.callback(weights.close)
             yield Connections(
                 job=parse(Job, launch["job"]),
-                attempt=int(str(launch["attempt"])),
+                attempt=attempt,
                 incarnation=board.incarnation(self.role, self.slot),
                 store=store,
                 board=board,
@@ -103,8 +107,7 @@ class Connections:
     reporter: Reporter
 
 
-def _document(board: Board, name: str) -> dict[str, object]:
-    document = board.get(name)
-    if document is None:
-        raise TroupeError(f"the store does not know of {name!r} yet")
-    return document
+def _address(board: Board) -> str | None:
+    """Where the weight server listens now; none while it has not said so."""
+    document = board.get("weights")
+    return None if document is None else str(document["address"])
