@@ -24,7 +24,7 @@ _ROOM: Final = 1 << 16
 
 @cache
 def every_move(rules: Rules) -> NDArray[np.uint64]:
-    """All moves that can ever be legal under `rules`, ascending: [27845] by the default rules.
+    """All moves that can ever be legal under `rules`, ascending: [27846] by the default rules.
 
     They are the leads of a hand that holds the whole deck, and the pass, which is the first.
     """

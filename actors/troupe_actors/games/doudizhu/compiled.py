@@ -26,5 +26,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     except RuntimeError:  # no folder can be written: every process compiles for itself
         return cast(Callable[P, R], made)
     # Numba watches only the file of the function itself, but what it calls is compiled into it.
-    made._cache._cache_file._source_stamp = _SOURCES
+    kept = made._cache._cache_file
+    kept._source_stamp = (kept._source_stamp, _SOURCES)
     return cast(Callable[P, R], made)
