@@ -25,10 +25,10 @@ class Journal:
 
     def __init__(self, folder: RunFolder, time: float) -> None:
         self._path = folder.metrics
-        self.last = last_line(folder.metrics)
-        """What an earlier attempt wrote last."""
         self._step = math.inf
         with ExitStack() as stack, writing(folder.metrics):
+            self.last = last_line(folder.metrics)
+            """What an earlier attempt wrote last."""
             self._lines = stack.enter_context(folder.metrics.open("ab", buffering=0))
             if _torn(folder.metrics):
                 self._lines.write(b"\n")
@@ -64,7 +64,7 @@ def read(path: Path) -> list[Line]:
     if not path.exists():
         return lines
     for line in _sound_lines(path.read_bytes()):
-        while lines and lines[-1]["step"] > line["step"]:
+        while lines and lines[-1]["step"] >= line["step"]:
             lines.pop()
         lines.append(line)
     return lines

@@ -333,7 +333,14 @@ def writing(path: Path) -> Iterator[None]:
         raise RunFolderError(f"{path}: {reason}; make room or mend the disk, then go on") from None
 
 
-_WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_WRONG_PLACE = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def _numbers(base: Path, name: str) -> Iterator[int]:
