@@ -1,0 +1,82 @@
+"""Self-play: policies play a game against each other on many tables at once. Seats are data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces as gym
+from numpy.typing import NDArray
+
+from troupe.episodes import Array, Episodes
+from troupe.policies import Acting, Decisions, Spaces
+from troupe_actors.games import Tables, Turn
+from troupe_actors.recorder import Author, Recorder
+
+
+@dataclass(slots=True)
+class Player:
+    """One policy, and the seats that it plays."""
+
+    policy: str
+    seats: tuple[int, ...]
+    spaces: Spaces
+    """What each of its seats sees and does."""
+    acting: Acting
+    version: int = 0
+    """Of the weights it acts with."""
+
+
+def run_loop(
+    tables: Tables,
+    players: Sequence[Player],
+    random: np.random.Generator,
+    *,
+    epsilon: float,
+    block_steps: int,
+    author: Author,
+) -> Iterator[list[Episodes]]:
+    """Play for ever; after every move on all tables, the blocks that have become full.
+
+    Between two yields the caller may load new weights into a player and set its version.
+    """
+    turn = tables.turn()
+    count = len(turn.seat)
+    recorders = [
+        Recorder(player.policy, player.seats, count, block_steps, author) for player in players
+    ]
+    while True:
+        choice = np.zeros(count, np.int64)
+        for player, recorder in zip(players, recorders, strict=True):
+            waiting = np.flatnonzero(np.isin(turn.seat, player.seats))
+            if not waiting.size:
+                continue
+            decisions = select(turn, waiting, player.spaces)
+            choices = player.acting.act(decisions, random, epsilon)
+            choice[waiting] = choices.choice
+            recorder.record(
+                waiting, turn.seat[waiting], turn.group[waiting], decisions, choices, player.version
+            )
+        turn = tables.play(choice)
+        blocks = [recorder.finish(turn.finished, turn.payoff) for recorder in recorders]
+        yield [block for block in blocks if block is not None]
+
+
+def select(turn: Turn, tables: NDArray[np.int64], spaces: Spaces) -> Decisions:
+    """The decisions that wait on these tables, in their order, as a policy of these spaces sees them."""
+    starts = turn.offsets[tables]
+    counts = turn.offsets[tables + 1] - starts
+    offsets = np.zeros(len(tables) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+    observation = {
+        name: _cut(turn.observation[name], space)[tables]
+        for name, space in spaces.observation.items()
+    }
+    return Decisions(observation, _cut(turn.legal, spaces.action)[rows], offsets)
+
+
+def _cut(rows: Array, space: gym.Space[NDArray[np.generic]]) -> Array:
+    """Rows that are as wide as the widest seat's, as wide as this space."""
+    if isinstance(space, gym.MultiBinary):
+        return rows[:, : -(-int(np.prod(space.shape)) // 8)]
+    return rows
