@@ -85,7 +85,7 @@ class Result:
         for heading in ("", "WP", "95 %", "ADP", "95 %"):
             table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for side, score in (("overall", self.overall), *self.sides.items()):
-            table.add_row(side, *_cells(score.wp, ".3f"), *_cells(score.adp, "+.3f"))
+            table.add_row(side, *_cells(score.wp, ".3f"), *_cells(score.adp, "+.2f"))
         return table
 
     def _caption(self) -> str:

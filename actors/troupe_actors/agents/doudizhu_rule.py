@@ -36,27 +36,27 @@ Chances = NDArray[np.float64]
 class Taste(NamedTuple):
     """What the rule is made of; found by playing variants against each other."""
 
-    solo: float = 0.35
+    solo: float = 0.8
     """How much each higher card outside lowers the chance that a solo stands (log scale)."""
-    pair: float = 0.45
+    pair: float = 2.1
     """The same for a pair, and each higher rank that others may hold twice."""
-    trio: float = 0.5
+    trio: float = 0.06
     """The same for trios and planes."""
-    chain: float = 0.25
+    chain: float = 0.16
     """The same for chains of solos or pairs."""
-    regain: float = 0.8
+    regain: float = 0.46
     """What a solo or pair that surely stands wins back when others lead."""
-    bomb: float = 1.5
+    bomb: float = 2.8
     """What a bomb in hand is worth, in leads."""
-    trust: float = 0.9
+    trust: float = 0.26
     """What the teammate's standing move is worth, in leads."""
-    hurry: float = 1.2
+    hurry: float = 1.85
     """How much a pass costs when the enemy who leads holds few cards."""
-    respect: float = 1.0
+    respect: float = 1.3
     """What it costs to take the lead from the teammate with a bomb or an ace and above."""
-    guard: float = 4.0
+    guard: float = 9.0
     """How much it costs to lead what lets an enemy with one or two cards go out."""
-    help: float = 2.0
+    help: float = 3.3
     """What it is worth to lead what a teammate with one or two cards can go out with."""
 
 
