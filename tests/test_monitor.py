@@ -192,6 +192,16 @@ def test_a_checkpoint_is_an_event(scene: Scene):
         assert monitor.poll().events == ()
 
 
+def test_a_checkpoint_that_failed_is_an_event(scene: Scene):
+    with scene.open() as monitor:
+        scene.tell("learner-0", "checkpoint_failures", steps_trained=640.0)
+        monitor.poll()
+        scene.now = 1
+        scene.tell("learner-0", "checkpoint_failures", steps_trained=640.0, checkpoint_failures=1)
+        (event,) = monitor.poll().events
+    assert "could not be written" in event
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [

@@ -239,6 +239,12 @@ def news(before: Frame, after: Frame) -> Iterator[str]:
     """What a person should hear of where one frame follows another."""
     if after.training and not before.training:
         yield f"training goes on at step {after.step:,}" if after.attempt > 1 else "training begins"
-    saved = "learner/checkpoint_step"
-    if after.reported.get(saved, 0.0) > before.reported.get(saved, 0.0) and before.training:
+    saved, failed = "learner/checkpoint_step", "learner/checkpoint_failures"
+    if _grown(saved, before, after) and before.training:
         yield f"checkpoint at step {after.reported[saved]:,.0f}"
+    if _grown(failed, before, after):
+        yield "a checkpoint could not be written: see logs/learner-0.log"
+
+
+def _grown(name: str, before: Frame, after: Frame) -> bool:
+    return after.reported.get(name, 0.0) > before.reported.get(name, 0.0)

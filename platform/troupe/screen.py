@@ -94,7 +94,7 @@ def _beside(blocks: Sequence[Block], width: int) -> RenderableType:
 
 
 def _header(run: str, game: str, frame: Frame | None, width: int) -> RenderableType:
-    grid = Table.grid(expand=False)
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True, ratio=1)
     grid.add_column(no_wrap=True, justify="right")
     grid.width = width
@@ -252,7 +252,7 @@ def counted(count: int, noun: str) -> str:
 def short(count: float) -> str:
     """A count in few places: `912`, `48.2 k`, `1.49 M`."""
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            digits = max(0, 2 - int(math.log10(count / size)))
+        if count >= 0.9995 * size:
+            digits = 2 - min(2, int(math.log10(count / size + 0.0005)))
             return f"{count / size:.{digits}f} {sign}"
     return f"{count:,.0f}"
