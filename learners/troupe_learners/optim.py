@@ -89,8 +89,9 @@ class FlatOptimizer:
         for name, parameter in self._module.named_parameters():
             held[name] = flat[start : start + parameter.numel()].reshape(parameter.shape)
             start += parameter.numel()
-        for name, buffer in self._module.named_buffers():
-            held[name] = buffer.detach().to("cpu", copy=True).numpy()
+        for name, tensor in self._module.state_dict().items():
+            if name not in held:  # a buffer that belongs to the weights
+                held[name] = tensor.to("cpu", copy=True).numpy()
         return held
 
     def load_weights(self, tensors: Mapping[str, Array]) -> None:
@@ -99,7 +100,7 @@ class FlatOptimizer:
         Raises:
             TroupeError: a tensor is missing, unknown or of another shape.
         """
-        own = dict([*self._module.named_parameters(), *self._module.named_buffers()])
+        own = self._module.state_dict()
         wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != given:
