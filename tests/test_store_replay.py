@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 
@@ -68,6 +69,24 @@ def block(steps: int = 100, *, version: int = 5, attempt: int = 0, policy: str =
 
 def push(log: ReplayLog, *blocks: Episodes) -> list[Outcome]:
     return [done.outcome for done in log.push_many(blocks, NEVER)]
+
+
+def reserve(log: ReplayLog, token: str, steps: int, lease_ms: int = 1000) -> str:
+    """The first half of a push, as an actor does it that dies in between."""
+    names = ("state", "versions", "reservations", "actors-wait")
+    keys = [log.store.key("replay", 0, name) for name in names]
+    arguments = [token, 0, lease_ms, steps, 9, "p", 5]
+    return str(log.store.call("reserve", keys, arguments)[0], "ascii")
+
+
+def commit(log: ReplayLog, token: str, payload: bytes, steps: int) -> int:
+    """The second half of a push, with any bytes; how many entries it adds."""
+    names = ("state", "reservations", "sizes", "log")
+    keys = [log.store.key("replay", 0, name) for name in names]
+    pipe = log.store.redis.pipeline()
+    pipe.xadd(keys[3], {"block": payload, "steps": steps})
+    pipe.fcall("troupe_1_commit", len(keys), *keys, token, f"{steps} {len(payload)}")
+    return int(pipe.execute()[-1])
 
 
 def in_thread(call: Callable[[], Push]) -> "Queue[Push]":
@@ -210,13 +229,15 @@ def test_memory_runs_short_until_the_learner_saves(log: ReplayLog) -> None:
 
 
 def test_a_reservation_of_the_dead_is_given_back(log: ReplayLog) -> None:
-    keys = [log.store.key("replay", 0, name) for name in ("state", "versions", "reservations", "x")]
-    assert log.store.call("reserve", keys, ["dead", 0, 150, 950, 9, "p", 5]) == [b"ok"]
-    assert log.store.call("reserve", keys, ["next", 0, 150, 100, 9, "p", 5]) == [b"capacity"]
+    assert reserve(log, "dead", 950, lease_ms=150) == "ok"
+    assert reserve(log, "next", 100) == "capacity"
     assert log.state().inserts == 0
     pushed = log.push(block(), NEVER)
     assert pushed.outcome is Outcome.PUSHED
     assert pushed.waited > 0
+    assert commit(log, "dead", b"too late", 950) == 0
+    assert len(log.take(START, count=9, timeout=1)) == 1
+    assert (log.damaged, log.state().inserts, log.state().retained_blocks) == (0, 100, 1)
 
 
 def test_many_actors_at_once_never_pass_the_limit(log: ReplayLog) -> None:
@@ -247,12 +268,8 @@ def test_many_actors_at_once_never_pass_the_limit(log: ReplayLog) -> None:
 
 def test_a_damaged_block_is_skipped_and_counted_once(log: ReplayLog) -> None:
     push(log, block(10))
-    log.store.redis.xadd(log.store.key("replay", 0, "log"), {"block": b"TRPE nonsense", "steps": 7})
-    log.store.call(
-        "commit",
-        [log.store.key("replay", 0, name) for name in ("state", "reservations", "sizes")],
-        ["token", "7 13"],
-    )
+    assert reserve(log, "token", 7) == "ok"
+    assert commit(log, "token", b"TRPE nonsense", 7) == 1
     first = log.take(START, count=1, timeout=1)
     assert log.take(first[0].id, count=9, timeout=0) == []
     push(log, block(20))
@@ -347,23 +364,16 @@ class Cutting(threading.Thread):
         while data := client.recv(65536):
             if b"EXEC" in data and not self.cuts:
                 self.cuts += 1
-                if self._after:
-                    client.shutdown(socket.SHUT_WR)
-                    upstream.sendall(data)
-                else:
-                    client.shutdown(socket.SHUT_RDWR)
-                    upstream.close()
-                    return
-            else:
-                upstream.sendall(data)
-        upstream.close()
+                client.shutdown(socket.SHUT_WR)
+                if not self._after:
+                    break
+            upstream.sendall(data)
+        upstream.shutdown(socket.SHUT_WR)
 
     def _down(self, client: socket.socket, upstream: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             while data := upstream.recv(65536):
                 client.sendall(data)
-        except OSError:
-            client.close()
 
 
 @pytest.mark.parametrize("after", [False, True])

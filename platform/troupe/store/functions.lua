@@ -81,7 +81,6 @@ redis.register_function{function_name = 'troupe_1_reserve', flags = {'allow-oom'
 callback = function(keys, args)
   local state, versions, reservations, waiting = unpack(keys)
   local s, time, attempt = load(state), now(), tonumber(args[2])
-  redis.call('HDEL', reservations, args[1])
   local promised_steps, promised_bytes = reserved(reservations, time)
   local steps, bytes, verdicts, blocked = 0, 0, {}, nil
   for i = 4, #args, 4 do
@@ -119,18 +118,32 @@ callback = function(keys, args)
   return verdicts
 end}
 
--- state reservations sizes | token size...
--- Runs in one transaction with the XADDs: what was promised is now there.
+-- state reservations sizes log | token size...
+-- Runs in one transaction behind the XADDs: what was promised is now there. Without the promise,
+-- withdrawn or expired, the new entries are taken back before anyone can see them; only then do
+-- blocks pass through here. Returns how many entries stay.
 redis.register_function{function_name = 'troupe_1_commit', flags = {'allow-oom'},
 callback = function(keys, args)
-  local state, reservations, sizes = unpack(keys)
-  redis.call('HDEL', reservations, table.remove(args, 1))
+  local state, reservations, sizes, log = unpack(keys)
+  if redis.call('HDEL', reservations, table.remove(args, 1)) == 0 then
+    for _, entry in ipairs(redis.call('XREVRANGE', log, '+', '-', 'COUNT', #args)) do
+      redis.call('XDEL', log, entry[1])
+    end
+    return 0
+  end
   local steps, bytes = sum(args)
   redis.call('RPUSH', sizes, unpack(args))
   redis.call('HINCRBY', state, 'inserts', steps)
   redis.call('HINCRBY', state, 'retained_steps', steps)
   redis.call('HINCRBY', state, 'retained_bytes', bytes)
-  return steps
+  return #args
+end}
+
+-- reservations | token
+-- Returns 1 if the promise was still open: a commit that comes later is without effect.
+redis.register_function{function_name = 'troupe_1_withdraw', flags = {'allow-oom'},
+callback = function(keys, args)
+  return redis.call('HDEL', keys[1], args[1])
 end}
 
 local function trim(state, log, sizes, first_kept)

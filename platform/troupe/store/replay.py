@@ -21,7 +21,7 @@ from troupe.store.transaction import Part, transact
 
 START = "0-0"
 """Before the first entry of a log."""
-_LEASE_MS = 10_000
+_LEASE_MS = 60_000
 _POLL_SECONDS = (0.002, 0.05)
 _BLOCK_SECONDS = 1.0
 _EARLY_CHECKPOINT = 0.75
@@ -172,17 +172,19 @@ class ReplayLog:
             UserError: a block is so large that there can never be room for it.
             StoreError: the store is gone.
         """
-        token, started, delay = uuid.uuid4().hex, time.monotonic(), 0.0
+        started, delay = time.monotonic(), 0.0
         done: dict[int, Push] = {}
         while left := [i for i in range(len(blocks)) if i not in done]:
             waited = time.monotonic() - started if delay else 0.0
             if stop.wait(delay):
                 done.update((i, Push(Outcome.STOPPED, waited)) for i in left)
                 break
+            token = uuid.uuid4().hex
             verdicts = dict(zip(left, self._reserve(token, [blocks[i] for i in left]), strict=True))
             ready = [i for i in left if verdicts[i] == "ok"]
-            if ready and not self._append(token, [blocks[i] for i in ready]):
-                verdicts.update(dict.fromkeys(ready, "memory"))
+            if ready:
+                verdict = self._append(token, [blocks[i] for i in ready])
+                verdicts.update(dict.fromkeys(ready, verdict))
             done.update(
                 (i, Push(outcome, waited))
                 for i in left
@@ -275,20 +277,22 @@ class ReplayLog:
         keys = [self._state, self._versions, self._reservations, self._actors_wait]
         return [verdict.decode() for verdict in self.store.call("reserve", keys, arguments)]
 
-    def _append(self, token: str, blocks: Sequence[Episodes]) -> bool:
-        """Append blocks that have room, all or nothing; false if the server is out of memory."""
+    def _append(self, token: str, blocks: Sequence[Episodes]) -> str:
+        """Append blocks that have room, all or none; `ok`, or why none was."""
         with self.store.guard():
-            while True:
-                try:
-                    transact(self.store.once, self._additions(token, blocks))
-                except redis.OutOfMemoryError:
-                    return False
-                except (redis.ConnectionError, redis.TimeoutError):
-                    # Whether it was done is what the reservation tells: doing it used that up.
-                    if not self.store.redis.hexists(self._reservations, token):
-                        return True
-                else:
-                    return True
+            try:
+                done = transact(self.store.once, self._additions(token, blocks))
+                return "ok" if done[-1] else "again"
+            except redis.OutOfMemoryError:
+                self._withdraw(token)
+                return "memory"
+            except (redis.ConnectionError, redis.TimeoutError):
+                # The transaction was done, or it was not and never will be.
+                return "again" if self._withdraw(token) else "ok"
+
+    def _withdraw(self, token: str) -> bool:
+        """Give a reservation back; false if there is none, because it was used."""
+        return bool(self.store.call("withdraw", [self._reservations], [token]))
 
     def _additions(self, token: str, blocks: Iterable[Episodes]) -> Iterator[list[Part]]:
         """The commands that add blocks and turn their reservation into counters."""
@@ -297,8 +301,9 @@ class ReplayLog:
             payload, steps = encode(block), b"%d" % block.steps
             sizes.append(b"%d %d" % (block.steps, len(payload)))
             yield [b"XADD", self._log.encode(), b"*", b"block", payload, b"steps", steps]
-        keys = [key.encode() for key in (self._state, self._reservations, self._sizes)]
-        yield [b"FCALL", function("commit").encode(), b"3", *keys, token.encode(), *sizes]
+        names = (self._state, self._reservations, self._sizes, self._log)
+        keys = [name.encode() for name in names]
+        yield [b"FCALL", function("commit").encode(), b"4", *keys, token.encode(), *sizes]
 
     def _explain(self, reason: str, block: Episodes) -> None:
         """Say what a block waits for, and see that it does not wait for what cannot come."""
