@@ -4,12 +4,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from redis.exceptions import ConnectionError as StoreGone
 
 from troupe.errors import TroupeError
 from troupe.metrics import COUNTERS, Metrics, Reporter, Value
+from troupe.store import server
+from troupe.store.board import Board
+from troupe.store.connection import Store
+from troupe.track import Track
 
 
 class FakeBoard:
@@ -104,6 +109,36 @@ def test_an_outage_of_the_store_is_counted_and_outlived(outage: Exception):
     ((_, values),) = board.seen
     assert values["outages"] == 2
     assert values["decisions"] == 5
+
+
+def test_a_process_does_not_wait_at_its_end_for_a_store_that_is_gone():
+    board = FakeBoard()
+    board.outage = StoreGone("gone")
+    metrics = Metrics()
+    with Reporter(metrics, board, "actor-0", every=3600) as reporter:
+        reporter.beat()
+    assert metrics.snapshot()["outages"] == 1
+
+
+def test_snapshots_go_through_a_real_store(tmp_path: Path):
+    running = server.start(tmp_path, password="secret", memory_mb=32)
+    store = Store.connect(running.url, "run-1", timeout=1.0)
+    board, metrics = Board(store), Metrics()
+    metrics.add("decisions", 12)
+    metrics.set("waiting_for", "room")
+    reporter = Reporter(metrics, board, "actor-0")
+    reporter.beat()
+    track = Track()
+    track.observe(board.snapshots()["actor-0"], now=0.0)
+    assert track.totals() == {"decisions": 12}
+    assert track.waiting_for == "room"
+    assert track.gauges["rss_mb"] > 1
+    assert not reporter.stop.is_set()
+    board.request_stop("enough")
+    reporter.beat()
+    assert reporter.stop.is_set()
+    store.close()
+    running.stop()
 
 
 def test_importing_metrics_is_light():

@@ -19,6 +19,8 @@ COUNTERS = "counters"
 """The field of a snapshot that names its counters, separated by spaces. All others are gauges."""
 STARTED = "started"
 UPTIME = "uptime"
+PATIENCE = 2.0
+"""Seconds that a process waits at its end for a report that is under way."""
 
 
 class Noticeboard(Protocol):
@@ -66,7 +68,7 @@ class Reporter:
     """Puts a process's metrics on the board once a second, and reads from it whether to stop.
 
     A store that cannot be reached ends nothing: the beat is lost, counted in `outages`, and the
-    next one carries the same totals.
+    next one carries the same totals. Leaving the context reports once more, unless the store is away.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Reporter:
         self._system = psutil.Process()
         self._started = time.time()
         self._start = time.monotonic()
+        self._reachable = True
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
@@ -95,8 +98,9 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._thread.join()
-        self.beat()
+        self._thread.join(PATIENCE)
+        if self._reachable and not self._thread.is_alive():
+            self.beat()
 
     def beat(self) -> None:
         """Report once and look at the stop flag."""
@@ -105,7 +109,9 @@ class Reporter:
             stopping = self._board.stop_requested()
         except (TroupeError, RedisError, OSError):
             self._metrics.add("outages")
+            self._reachable = False
             return
+        self._reachable = True
         if stopping:
             self.stop.set()
 
