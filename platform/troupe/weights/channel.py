@@ -4,13 +4,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
 
 from troupe.errors import TroupeError
 from troupe.weights.credentials import Tls, metadata
-from troupe.weights.errors import UnreachableError, WeightsError, from_call
+from troupe.weights.errors import UnreachableError, from_call
 from troupe.weights.framing import MAX_MESSAGE
 
 T = TypeVar("T")
@@ -55,26 +56,23 @@ class Channel:
         self._target = ""
         self._channel: grpc.Channel | None = None
 
-    def open(self) -> grpc.Channel:
-        """The channel to where the server is now.
+    @contextmanager
+    def calls(self) -> Iterator[grpc.Channel]:
+        """A channel to where the server is now; what fails on it is raised as an error of ours.
 
         Raises:
             UnreachableError: it has not said where it is, or this object is closed.
         """
+        channel = self._follow()
         try:
-            target = self._address()
-        except TroupeError as error:
-            raise UnreachableError(f"weights: nobody says where the server is: {error}") from None
-        with self._lock:
+            yield channel
+        except grpc.RpcError as error:
+            raise from_call(error) from None
+        except ValueError:
+            # What gRPC says of a channel that another thread has just closed.
             if self.closed.is_set():
-                raise UnreachableError("weights: this client is closed")
-            if not target:
-                raise UnreachableError("weights: the server has not said yet where it is")
-            if self._channel is None or target != self._target:
-                if self._channel is not None:
-                    self._channel.close()
-                self._channel, self._target = self._connect(target), target
-            return self._channel
+                raise UnreachableError("weights: this client is closed") from None
+            raise
 
     def retry(self, call: Callable[[grpc.Channel, float], T]) -> T:
         """Make a call, again and again while the server is away, for as long as patience lasts.
@@ -88,14 +86,12 @@ class Channel:
         deadline = time.monotonic() + self._patience
         for delay in backoff():
             try:
-                return call(self.open(), max(deadline - time.monotonic(), delay))
-            except grpc.RpcError as error:
-                failure: WeightsError = from_call(error)
-            except UnreachableError as error:
-                failure = error
-            late = time.monotonic() + delay > deadline
-            if late or not isinstance(failure, UnreachableError) or self.closed.wait(delay):
-                raise failure
+                with self.calls() as channel:
+                    return call(channel, max(deadline - time.monotonic(), delay))
+            except UnreachableError:
+                late = time.monotonic() + delay > deadline
+                if late or self.closed.wait(delay):
+                    raise
         raise AssertionError("backoff never ends")
 
     def close(self) -> None:
@@ -104,6 +100,21 @@ class Channel:
             self.closed.set()
             if self._channel is not None:
                 self._channel.close()
+
+    def _follow(self) -> grpc.Channel:
+        try:
+            target = self._address()
+        except TroupeError as error:
+            raise UnreachableError(f"weights: nobody says where the server is: {error}") from None
+        with self._lock:
+            if self.closed.is_set():
+                raise UnreachableError("weights: this client is closed")
+            if not target:
+                raise UnreachableError("weights: the server has not said yet where it is")
+            if self._channel is None or target != self._target:
+                # Whoever still calls on the old channel keeps it; nobody else does.
+                self._channel, self._target = self._connect(target), target
+            return self._channel
 
     def _connect(self, target: str) -> grpc.Channel:
         if self._tls is None:

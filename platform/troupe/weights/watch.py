@@ -1,15 +1,15 @@
 """A client's background thread that hears of new versions."""
 
+import logging
 import threading
-import time
-
-import grpc
 
 from troupe.weights.channel import Channel, backoff
-from troupe.weights.errors import RefusedError, UnreachableError, from_call
+from troupe.weights.errors import RefusedError, UnreachableError, WeightsError
 from troupe.weights.manifest import Key
 from troupe.wire.weights_pb2 import Notices, WatchRequest
 from troupe.wire.weights_pb2_grpc import WeightsStub
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -19,7 +19,7 @@ class Watch:
         self._channel = channel
         self._newest: dict[str, Key] = {}
         self._heard = False
-        self._refused: RefusedError | None = None
+        self._failure: WeightsError | None = None
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -34,30 +34,35 @@ class Watch:
         """
         with self._news:
             self._start()
-            self._news.wait_for(lambda: self._heard or self._refused, patience)
-            self._check_refused()
+            self._news.wait_for(lambda: self._heard or self._failure, patience)
             if not self._heard:
-                raise UnreachableError(f"weights: no answer from the server in {patience:g} s")
+                raise self._failure or UnreachableError("weights: the server does not answer")
             return self._newest.get(policy)
 
     def wait(self, policy: str, newer_than: int, timeout: float) -> Key | None:
         """Wait for a version above `newer_than`; None if there was none in `timeout` seconds.
 
         Raises:
+            UnreachableError: the client was closed.
             RefusedError: the server does not accept the token.
         """
         with self._news:
             self._start()
             self._news.wait_for(
-                lambda: self._refused or self._is_newer(policy, newer_than), timeout
+                lambda: self._is_newer(policy, newer_than) or self._failure, timeout
             )
-            self._check_refused()
-            return self._newest[policy] if self._is_newer(policy, newer_than) else None
+            if self._is_newer(policy, newer_than):
+                return self._newest[policy]
+            if self._failure is not None:
+                raise self._failure
+            return None
 
     def join(self) -> None:
         """Wait for the end of the thread, after the channel was closed."""
-        if self._thread is not None:
-            self._thread.join()
+        with self._news:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -65,25 +70,27 @@ class Watch:
             self._thread.start()
 
     def _run(self) -> None:
-        delays = backoff()
-        while not self._channel.closed.is_set():
-            started = time.monotonic()
+        """Listen until there is no use in it any more, and tell those who wait why."""
+        delay, delays = 0.0, backoff()
+        failure: WeightsError = UnreachableError("weights: this client is closed")
+        while not self._channel.closed.wait(delay):
+            delay = next(delays)
             try:
-                call = WeightsStub(self._channel.open()).Watch(
-                    WatchRequest(), metadata=self._channel.metadata
-                )
-                for notices in call:
-                    self._hear(notices)
-            except grpc.RpcError as error:
-                failure = from_call(error)
-                if isinstance(failure, RefusedError):
-                    self._give_up(failure)
-                    return
-            except UnreachableError:
-                pass
-            if time.monotonic() - started > 5:
-                delays = backoff()
-            self._channel.closed.wait(next(delays))
+                with self._channel.calls() as channel:
+                    call = WeightsStub(channel).Watch(
+                        WatchRequest(), metadata=self._channel.metadata
+                    )
+                    for notices in call:
+                        self._hear(notices)
+                        delays = backoff()
+            except RefusedError as error:
+                failure = error
+                break
+            except WeightsError as error:
+                log.info("%s; watching again in %.2f s", error, delay)
+        with self._news:
+            self._failure = failure
+            self._news.notify_all()
 
     def _hear(self, notices: Notices) -> None:
         with self._news:
@@ -91,15 +98,6 @@ class Watch:
                 self._newest[notice.policy] = Key(notice.attempt, notice.version)
             self._heard = True
             self._news.notify_all()
-
-    def _give_up(self, failure: RefusedError) -> None:
-        with self._news:
-            self._refused = failure
-            self._news.notify_all()
-
-    def _check_refused(self) -> None:
-        if self._refused is not None:
-            raise self._refused
 
     def _is_newer(self, policy: str, version: int) -> bool:
         key = self._newest.get(policy)
