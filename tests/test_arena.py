@@ -52,7 +52,8 @@ def test_everyone_gets_the_same_validation_deals() -> None:
 def test_a_deal_file_says_what_was_dealt(tmp_path: Path) -> None:
     dealt = deals.generate(GAME, 20, 3)
     file = tmp_path / "deals.txt"
-    deals.write(GAME, dealt, file)
+    with file.open("w") as out:
+        deals.write(GAME, dealt, out)
     held = deals.read(GAME, file)
     assert held.hash == dealt.hash
     assert (held.hands == dealt.hands).all()

@@ -1,20 +1,21 @@
 """Fixed deals to judge play by: the same for everyone who names the same seed, file or hash.
 
 A deal file is text: one deal a line, the cards of each seat in order, separated by spaces. What
-follows a `#` is a remark.
+follows a `#` is a remark. `python -m troupe_actors.deals doudizhu 1000 --seed 7` writes one.
 """
 
+import argparse
 import hashlib
 import sys
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from troupe import seeding
 from troupe.errors import UserError
-from troupe_actors.games import Game, Tables, Turn
+from troupe_actors.games import Game, Tables, Turn, load
 
 Hands = NDArray[np.uint64]
 
@@ -117,16 +118,17 @@ def read(game: Game, path: Path) -> Deals:
             raise UserError(f"{path}, line {number}: {error}") from None
         rows.append(row)
     if not rows:
-        raise UserError(f"{path}: no deals in it; one a line, such as `troupe_actors.deals` writes")
+        raise UserError(f"{path}: no deals in it; `python -m troupe_actors.deals` writes some")
     return Deals(np.concatenate(rows), str(path))
 
 
-def write(game: Game, deals: Deals, path: Path) -> None:
+def write(game: Game, dealt: Deals, file: TextIO) -> None:
     """Write a deal file that `read` reads back."""
     names = dealer(game).names
-    head = f"# {game.name}: {' '.join(game.seats)}\n# sha256 {deals.hash}\n"
-    lines = [" ".join(names.letters(hand) for hand in row) + "\n" for row in deals.hands.tolist()]
-    path.write_text(head + "".join(lines), encoding="utf-8")
+    print(f"# {game.name}: {' '.join(game.seats)}", file=file)
+    print(f"# {dealt.source}, sha256 {dealt.hash}", file=file)
+    for hands in dealt.hands.tolist():
+        print(*map(names.letters, hands), file=file)
 
 
 def tables(game: Game, count: int) -> DealTables:
@@ -144,3 +146,18 @@ def dealer(game: Game) -> Dealer:
     if not hasattr(module, "deal_hands"):
         raise UserError(f"game.name: {game.name!r} has no deals to judge play by (deal_hands)")
     return cast(Dealer, module)
+
+
+def main() -> None:
+    """Print a deal file."""
+    parser = argparse.ArgumentParser(prog="python -m troupe_actors.deals", description=__doc__)
+    parser.add_argument("game", help="the game's name, such as doudizhu")
+    parser.add_argument("count", type=int, help="how many deals")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    game = load(options.game, {})
+    write(game, generate(game, options.count, options.seed), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
