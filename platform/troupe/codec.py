@@ -258,11 +258,12 @@ def _check(counts: _Counts, table: Iterable[tuple[_Column, Array]], block: Episo
         if block.steps:
             raise CodecError(f"block: it has {block.steps} steps in no fragment")
         return
-    if (shortest := int(block.length.min())) < 1:
+    # The ufuncs themselves: the methods around them cost more than small arrays do.
+    if (shortest := int(np.minimum.reduce(block.length))) < 1:
         raise CodecError(f"block: a fragment has {shortest} steps")
-    if (held := int(block.length.sum(dtype=np.int64))) != block.steps:
+    if (held := int(np.add.reduce(block.length, dtype=np.int64))) != block.steps:
         raise CodecError(f"block: its fragments hold {held} steps, it has {block.steps}")
-    if (ending := int(block.ending.max())) > _LAST_ENDING:
+    if (ending := int(np.maximum.reduce(block.ending))) > _LAST_ENDING:
         raise CodecError(f"block: unknown ending {ending}")
 
 
