@@ -3,9 +3,11 @@
 import importlib
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +55,7 @@ class LocalCluster:
                     "--block",
                     "--node-ip-address=127.0.0.1",
                     "--port=0",
-                    "--ray-client-server-port=0",
+                    f"--ray-client-server-port={_free_port()}",  # it cannot be turned off
                     "--include-dashboard=false",
                     "--include-log-monitor=false",
                     "--no-monitor",
@@ -135,18 +137,29 @@ class _Host:
     """What runs inside the Ray actor: the plain worker class, with its output in the run's logs."""
 
     def __init__(self, path: str, role: str, slot: int) -> None:
-        self._setting = WorkerSetting.from_environment(role, slot)
-        self._path = path
+        self._path, self._role, self._slot = path, role, slot
 
     def run(self) -> None:
-        logs = self._setting.run_folder / "logs"
+        setting = WorkerSetting.from_environment(self._role, self._slot)
+        logs = setting.run_folder / "logs"
         logs.mkdir(exist_ok=True)
-        with (logs / f"{self._setting.name}.log").open("ab") as log:
+        with (logs / f"{setting.name}.log").open("ab") as log:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
         module, _, name = self._path.partition(":")
         make: Callable[[WorkerSetting], Any] = getattr(importlib.import_module(module), name)
-        make(self._setting).run()
+        try:
+            make(setting).run()
+        except Exception:
+            traceback.print_exc()  # the launcher tells one line; the log has the rest
+            raise
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _last_line(log: Path) -> str:

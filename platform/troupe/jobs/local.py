@@ -64,9 +64,9 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         }
         stack.callback(guard.Guardian(exported[guard.MARK], [scratch, shared]).finish)
         stack.enter_context(_exported(exported))
-        cluster = LocalCluster(scratch)
         url = _store(job, scratch)
-        os.environ[setting.STORE_URL] = url
+        stack.enter_context(_exported({setting.STORE_URL: url}))
+        cluster = LocalCluster(scratch)
         store = Store.connect(url, folder.identity)
         stack.callback(store.close)
         board = Board(store)
@@ -159,7 +159,8 @@ class Crew:
         if post.due is None:
             post.failures = [t for t in post.failures if now - t < FAILURE_SECONDS] + [now]
             post.due = now + 2.0 ** (len(post.failures) - 1)
-            text = f"{post.worker.name} failed: {type(error).__name__}: {error}"
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            text = f"{post.worker.name} failed: {reason[0]}"
             if len(post.failures) >= FAILURES:
                 raise RunError(f"{text} (log: logs/{post.worker.name}.log)")
             self._view.event(text)
@@ -202,5 +203,5 @@ def _exported(variables: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in (*variables, setting.STORE_URL):
+        for name in variables:
             os.environ.pop(name, None)
