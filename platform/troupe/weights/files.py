@@ -237,7 +237,9 @@ class Shelf:
         """
         final = self.path(manifest.policy, key_of(manifest))
         final.parent.mkdir(mode=0o700, exist_ok=True)
+        spare = final.parent / SPARE
         free = shutil.disk_usage(self.folder).free
+        free += spare.stat().st_size if spare.exists() else 0
         if manifest.size > free:
             raise NoRoomError(
                 f"{self.folder}: {manifest.policy} {key_of(manifest)} needs {manifest.size} bytes, "
