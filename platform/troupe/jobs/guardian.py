@@ -15,6 +15,9 @@ from pathlib import Path
 import psutil
 
 MARK = "TROUPE_GUARD"
+ORDERLY = b"orderly"
+LEAVE_SCREEN = "\x1b[?1049l\x1b[?25h\x1b[0m"
+"""What a terminal needs when a full-screen program is gone without a word."""
 PATIENCE = 5.0
 
 
@@ -30,9 +33,7 @@ class Guardian:
 
     def finish(self) -> None:
         """End all that carries the mark and delete the folders; returns when that is done."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate(ORDERLY)
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -62,10 +63,12 @@ def end(mark: str) -> None:
 def main() -> None:
     """Wait for the launcher's end, then clean up."""
     mark, *folders = sys.argv[1:]
-    sys.stdin.read()
+    orderly = sys.stdin.buffer.read() == ORDERLY
     end(mark)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+    if not orderly and sys.stdout.isatty():
+        print(LEAVE_SCREEN, end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         }
         stack.callback(guard.Guardian(exported[guard.MARK], [scratch, shared]).finish)
         stack.enter_context(_exported(exported))
-        url = _store(job, scratch)
+        url, store_alive = _store(job, scratch)
         stack.enter_context(_exported({setting.STORE_URL: url}))
         cluster = LocalCluster(scratch)
         store = Store.connect(url, folder.identity)
@@ -74,7 +74,7 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         board.put("launch", {"job": dump(job), "attempt": attempt})
         cluster.connect()
         stack.callback(cluster.disconnect)
-        crew = Crew(job, cluster, view)
+        crew = Crew(job, view, {"Ray": cluster.alive, "the store": store_alive})
         monitor = stack.enter_context(Monitor(board, folder, job))
         complete = _watch(crew, board, monitor, view, stop)
         if complete:
@@ -115,14 +115,15 @@ class Post:
 class Crew:
     """The workers of a run. A killed one is started again by Ray, a failed one from here."""
 
-    def __init__(self, job: Job, cluster: LocalCluster, view: View) -> None:
+    def __init__(self, job: Job, view: View, foundations: Mapping[str, Callable[[], bool]]) -> None:
+        """`foundations` says of each part that nothing works without whether it still runs."""
         slots = {
             "weights": 1,
             "learner": 1,
             "actor": job.actors.count,
             "evaluator": int(job.evaluation.every > 0),
         }
-        self._cluster = cluster
+        self._foundations = foundations
         self._view = view
         self._posts = [
             Post(RayWorker(PATHS[role], role, slot))
@@ -139,10 +140,11 @@ class Crew:
 
         Raises:
             UserError: a worker says that the job cannot be run.
-            RunError: Ray is gone, or a worker fails again and again.
+            RunError: Ray or the store is gone, or a worker fails again and again.
         """
-        if not self._cluster.alive():
-            raise RunError("Ray ended unexpectedly; go on with: troupe resume")
+        for part, alive in self._foundations.items():
+            if not alive():
+                raise RunError(f"{part} ended unexpectedly; nothing saved is harmed")
         for post in self._posts:
             if post.done:
                 continue
@@ -169,22 +171,23 @@ class Crew:
             post.worker.start_again()
 
 
-def _store(job: Job, scratch: Path) -> str:
-    """The URL, password included, of the job's store, or of one started for the run."""
+def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:
+    """The URL, password included, of the job's store or of one started for the run; whether it runs."""
     if job.store.url is None:
         password = secrets.token_urlsafe(32)
-        return server.start(scratch, password=password, memory_mb=job.store.memory_mb).url
+        started = server.start(scratch, password=password, memory_mb=job.store.memory_mb)
+        return started.url, started.alive
     password = os.environ.get(STORE_PASSWORD, "")
     parts = urlsplit(job.store.url)
     if parts.password:
         raise UserError(
             f"store.url: a job file is no place for a password; export {STORE_PASSWORD} instead"
         )
-    if not password:
-        return job.store.url
-    return parts._replace(
-        netloc=f"{parts.username or ''}:{quote(password, safe='')}@{parts.hostname}:{parts.port or 6379}"
-    ).geturl()
+    if password:
+        user = f"{parts.username or ''}:{quote(password, safe='')}"
+        parts = parts._replace(netloc=f"{user}@{parts.hostname}:{parts.port or 6379}")
+    # Others look after it; its clients wait for it while it is away.
+    return parts.geturl(), lambda: True
 
 
 def _scratch() -> tuple[Path, Path]:

@@ -65,8 +65,11 @@ def play(options: argparse.Namespace) -> int:
 
 def _go(job: Job, folder: RunFolder) -> int:
     stop = threading.Event()
-    with open_view(job, folder) as view, _signals(stop):
-        complete = local.run(job, folder, view, stop)
+    try:
+        with open_view(job, folder) as view, _signals(stop):
+            complete = local.run(job, folder, view, stop)
+    except local.RunError as error:
+        raise local.RunError(f"{error}; go on with: troupe resume {folder.name}") from None
     picture = curves.draw(folder.path)
     name = folder.path.name
     if not complete:
