@@ -96,7 +96,7 @@ def test_features_are_those_of_the_moves_made() -> None:
     random = np.random.default_rng(3)
     turn = tables.turn()
     plain = [PlainTable(hands) for hands in tables.hands().tolist()]
-    for _ in range(250):
+    for _ in range(150):
         for t, table in enumerate(plain):
             seat = int(turn.seat[t])
             row = {name: column[t] for name, column in turn.observation.items()}

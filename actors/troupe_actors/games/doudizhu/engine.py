@@ -156,6 +156,29 @@ def deal_all(tables: NDArray[np.void], seed: np.uint64) -> None:
 
 
 @compiled
+def choose(
+    tables: NDArray[np.void],
+    moves: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    choice: NDArray[np.int64],
+    totals: NDArray[np.int64],
+) -> int:
+    """Note every table's chosen move; the first table whose choice is out of range, or -1."""
+    forced = 0
+    for t in range(len(tables)):
+        table: Table = tables[t]
+        if table.done:
+            continue
+        options = offsets[t + 1] - offsets[t]
+        if choice[t] < 0 or choice[t] >= options:
+            return t
+        table.chosen = moves[offsets[t] + choice[t]]
+        forced += options == 1
+    totals[1] += forced
+    return -1
+
+
+@compiled
 def advance(
     tables: NDArray[np.void],
     moves: NDArray[np.int64],
@@ -177,20 +200,14 @@ def advance(
     Returns:
         How many games ended; or -1 - t if the choice of table t is out of range: nothing moved.
     """
-    count, forced = len(tables), 0
-    for t in range(len(choice)):
-        table: Table = tables[t]
-        options = offsets[t + 1] - offsets[t]
-        if table.done:
-            continue
-        if choice[t] < 0 or choice[t] >= options:
-            return -1 - t
-        table.chosen = moves[offsets[t] + choice[t]]
-        forced += options == 1
-    totals[1] += forced
+    if len(choice):
+        wrong = choose(tables, moves, offsets, choice, totals)
+        if wrong >= 0:
+            return -1 - wrong
+    count = len(tables)
     games, end = 0, 0
     for t in range(count):
-        table = tables[t]
+        table: Table = tables[t]
         offsets[t] = end
         if table.done:
             continue

@@ -8,7 +8,7 @@ Where cards can be read in two ways (triples as kickers), the reading that start
 and four triples in a row are a chain of four triples rather than three with kickers.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,8 @@ LONGEST: Final = (0, 12, 10, 6, 1)
 LONGEST_WITH_SINGLES: Final = 5
 LONGEST_WITH_PAIRS: Final = 4
 
-
-class Shape(NamedTuple):
-    """What a move is; two moves of one shape are compared by `start` alone."""
-
-    copies: int
-    length: int
-    kicker: int
-    start: int
-    """The lowest card of the body, as a word."""
+Shape = tuple[int, int, int, int]
+"""What a move is: copies, length, kicker, and the lowest card of its body as a word."""
 
 
 @compiled
@@ -69,7 +62,7 @@ def is_bomb(move: int) -> bool:
 
 
 @compiled
-def shape_of(move: int) -> tuple[int, int, int, int]:
+def shape_of(move: int) -> Shape:
     """The `Shape` of a legal move that is neither a pass nor the rocket."""
     cards = size(move)
     lowest = move & -move
@@ -131,7 +124,7 @@ def _list_kickers(
 @compiled
 def _list_carried(
     hand: int,
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     leading: bool,
     both_jokers: bool,
     out: NDArray[np.int64],
@@ -157,7 +150,7 @@ def _list_carried(
 @compiled
 def _list_shape(
     hand: int,
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     leading: bool,
     both_jokers: bool,
     out: NDArray[np.int64],
