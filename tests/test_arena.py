@@ -213,15 +213,24 @@ def test_a_run_is_an_agent_by_its_folder(tmp_path: Path) -> None:
     agents.check(str(run), "doudizhu", "--against")
     assert agents.load(str(run), GAME).name == run.name
     name = checkpoint.newest(run).name
-    assert agents.load(str(run), GAME, checkpoint=name).name == run.name
+    assert policy.load(run, GAME, checkpoint=name).name == run.name
     with pytest.raises(UserError, match=f"has no 'step-7'; it has {name}"):
-        agents.load(str(run), GAME, checkpoint="step-7")
+        policy.load(run, GAME, checkpoint="step-7")
 
 
 def test_a_run_of_another_game_is_refused(tmp_path: Path) -> None:
     other = SimpleNamespace(name="leduc", seats=("one", "two"))
     with pytest.raises(UserError, match="plays doudizhu, not leduc"):
         policy.load(make_run(tmp_path), other)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"against: the run .* plays doudizhu, not leduc"):
+        agents.check(str(tmp_path / "tiny-1"), "leduc", "evaluation.against")
+
+
+def test_a_run_without_a_checkpoint_is_no_opponent(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (checkpoint.newest(run) / checkpoint.MANIFEST).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint here yet"):
+        agents.check(str(run), "doudizhu", "--against")
 
 
 def test_the_eval_command_prints_one_line_of_json(

@@ -89,9 +89,10 @@ class Result:
         return table
 
     def _caption(self) -> str:
+        alike = self.seat_correlation
         lines = [
             f"{self.deals:,} deals, each played in both seats, {self.seconds:.0f} s",
-            f"seat correlation {self.seat_correlation:+.2f}",
+            f"seat correlation {alike:+.2f}" if np.isfinite(alike) else "seat correlation: none",
             f"deals: {self.source}, sha256 {self.hash[:16]}",
             *(f"{what}: {count:,}" for what, count in self.remarks.items()),
         ]

@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from troupe import plugins
+from troupe import checkpoint, plugins
 from troupe.episodes import Array, Columns
 from troupe.errors import UserError
-from troupe.runs import RUNS
+from troupe.runs import RUNS, RunFolder
 from troupe_actors.games import Game, Turn
 
 
@@ -80,12 +80,19 @@ def check(name: str, game: str, key: str) -> None:
 
     Raises:
         UserError: there is no such agent or run, it plays another game, or its extra is missing.
+        CheckpointError: the run has no checkpoint yet.
     """
-    if _run_folder(name) is None:
+    folder = _run_folder(name)
+    if folder is None:
         _module(name, game, key)
+        return
+    plays = RunFolder(folder).job().game.name
+    if plays != game:
+        raise UserError(f"{key}: the run {name!r} plays {plays}, not {game}")
+    checkpoint.newest(folder)
 
 
-def load(name: str, game: Game, *, key: str = "--against", checkpoint: str | None = None) -> Agent:
+def load(name: str, game: Game, *, key: str = "--against") -> Agent:
     """The agent of that name, or the policies of the run of that name or folder.
 
     Raises:
@@ -97,7 +104,7 @@ def load(name: str, game: Game, *, key: str = "--against", checkpoint: str | Non
         return agent
     from troupe_actors.agents import policy  # imports torch
 
-    return policy.load(folder, game, checkpoint=checkpoint)
+    return policy.load(folder, game)
 
 
 def _module(name: str, game: str, key: str) -> ModuleType:
