@@ -124,7 +124,7 @@ def hands(draw: st.DrawFn) -> Cards:
     return tuple(sorted(cards[:20])) or (0,)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(hand=hands(), rules=rule_options)
 def test_leads_are_what_the_rules_say(hand: Cards, rules: Rules) -> None:
     found = listed(word(hand), PASS, rules)
@@ -134,7 +134,7 @@ def test_leads_are_what_the_rules_say(hand: Cards, rules: Rules) -> None:
     assert expected <= set(every_move(rules).tolist())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(hand=hands(), other=hands(), rules=rule_options, data=st.data())
 def test_follows_are_what_the_rules_say(
     hand: Cards, other: Cards, rules: Rules, data: st.DataObject
