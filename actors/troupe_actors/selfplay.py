@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from gymnasium import spaces as gym
@@ -26,6 +27,15 @@ class Player:
     """Of the weights it acts with."""
 
 
+class Round(NamedTuple):
+    """What came of one move on every table."""
+
+    blocks: list[Episodes]
+    """Those that have become full."""
+    episodes: int
+    """Games that have ended."""
+
+
 def run_loop(
     tables: Tables,
     players: Sequence[Player],
@@ -34,8 +44,8 @@ def run_loop(
     epsilon: float,
     block_steps: int,
     author: Author,
-) -> Iterator[list[Episodes]]:
-    """Play for ever; after every move on all tables, the blocks that have become full.
+) -> Iterator[Round]:
+    """Play for ever; yields after every move on all tables.
 
     Between two yields the caller may load new weights into a player and set its version.
     """
@@ -58,7 +68,7 @@ def run_loop(
             )
         turn = tables.play(choice)
         blocks = [recorder.finish(turn.finished, turn.payoff) for recorder in recorders]
-        yield [block for block in blocks if block is not None]
+        yield Round([block for block in blocks if block is not None], len(turn.finished))
 
 
 def select(turn: Turn, tables: NDArray[np.int64], spaces: Spaces) -> Decisions:

@@ -1,17 +1,26 @@
-"""The actor: plays with the newest weights, and pushes what was played to the store."""
+"""The actor: plays with the newest weights there are, and pushes what it played to the store."""
 
+import logging
 import os
+from collections.abc import Sequence
 
 import torch
 
-from troupe import policies, seeding
+from troupe import seeding
 from troupe.episodes import Episodes
+from troupe.jobs.roles import policies_of
 from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.jobs.spec import Job
+from troupe.policies import create_acting
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe.store.replay import Outcome
+from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe_actors import games
+from troupe_actors.games import Game
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player, run_loop
+
+log = logging.getLogger("troupe.actor")
 
 _WAIT_SECONDS = 0.5
 
@@ -23,14 +32,14 @@ class Actor:
         self._setting = setting
 
     def run(self) -> None:
-        """Play until the run is told to stop, or a newer attempt has taken over.
+        """Play until the run is told to stop, or a later attempt at it has begun.
 
         Raises:
-            TroupeError: the store or the weight server is gone for good.
+            TroupeError: the store or the weight server is gone for good, or weights do not fit.
         """
-        torch.set_num_threads(1)
         with self._setting.open() as ends:
-            os.setpriority(os.PRIO_PROCESS, 0, ends.job.actors.niceness)
+            os.nice(ends.job.actors.niceness)
+            torch.set_num_threads(1)
             Session(self._setting, ends).run()
 
 
@@ -38,15 +47,15 @@ class Session:
     """One life of an actor."""
 
     def __init__(self, setting: WorkerSetting, ends: Connections) -> None:
-        job = ends.job
         self._ends = ends
-        life = (job.seed, setting.name, ends.attempt, ends.incarnation)
+        self._stop = ends.reporter.stop
+        self._metrics = ends.metrics
         self._author = Author(setting.name, ends.incarnation, ends.attempt)
-        self._random = seeding.stream(*life)
-        self._game = games.load(job.game.name, job.game.rules)
-        self._tables = self._game.tables(job.actors.tables, seeding.key(*life, "deals"))
-        self._players = _players(ends, self._game)
-        self._counted: dict[str, int] = {}
+        self._names = (setting.role, setting.slot, ends.attempt, ends.incarnation)
+        game = games.load(ends.job.game.name, ends.job.game.rules)
+        seed = seeding.key(ends.job.seed, *self._names, "deals")
+        self._tables = game.tables(ends.job.actors.tables, seed)
+        self._players = make_players(ends.job, game)
 
     def run(self) -> None:
         """See `Actor.run`."""
@@ -56,77 +65,82 @@ class Session:
         rounds = run_loop(
             self._tables,
             self._players,
-            self._random,
+            seeding.stream(self._ends.job.seed, *self._names, "moves"),
             epsilon=settings.epsilon,
             block_steps=settings.block_steps,
             author=self._author,
         )
-        for blocks in rounds:
-            self._count()
-            if self._ends.reporter.stop.is_set() or not all(map(self._push, blocks)):
+        decisions, forced = self._tables.decisions, self._tables.forced
+        for played in rounds:
+            self._metrics.add("decisions", self._tables.decisions - decisions)
+            self._metrics.add("forced", self._tables.forced - forced)
+            self._metrics.add("episodes", played.episodes)
+            decisions, forced = self._tables.decisions, self._tables.forced
+            if not self._push(played.blocks) or self._stop.is_set():
                 return
-            self._renew()
+            self._refresh()
 
     def _wait_for_weights(self) -> bool:
-        """Take the first weights of every policy; false where the run was told to stop before."""
+        """Take the first weights of every policy; false if told to stop before they are there."""
         for player in self._players:
+            self._metrics.set("waiting_for", f"the first weights of {player.policy}")
             while self._ends.weights.wait(player.policy, -1, _WAIT_SECONDS) is None:
-                if self._ends.reporter.stop.is_set():
+                if self._stop.is_set():
                     return False
             self._load(player)
+        self._metrics.set("waiting_for", "")
         return True
 
-    def _renew(self) -> None:
-        """Take newer weights where there are some."""
+    def _refresh(self) -> None:
+        """Swap in newer weights. While they cannot be had, playing goes on with those that are here."""
         for player in self._players:
-            newest = self._ends.weights.latest(player.policy)
-            if newest is not None and newest > player.version:
-                self._load(player)
+            if self._ends.weights.latest(player.policy) not in (None, player.version):
+                try:
+                    self._load(player)
+                except (DamagedError, MissingError, UnreachableError) as error:
+                    self._metrics.add("weight_misses")
+                    log.info("%s; trying again", error)
 
     def _load(self, player: Player) -> None:
         weights = self._ends.weights.fetch(player.policy)
         player.acting.load(weights.tensors)
         player.version = weights.version
-        self._ends.metrics.add("weight_updates")
-        self._ends.metrics.set(f"version/{player.policy}", weights.version)
+        self._metrics.add("weight_updates")
+        self._metrics.set(f"version/{player.policy}", weights.version)
 
-    def _push(self, block: Episodes) -> bool:
-        """Send a block off, waiting for room; false where this actor is to end."""
-        metrics = self._ends.metrics
-        pushed = self._ends.replay.push(block, self._ends.reporter.stop)
-        metrics.add("blocked_seconds", pushed.waited)
-        match pushed.outcome:
-            case Outcome.PUSHED:
-                metrics.add("blocks")
-                metrics.add("steps", block.steps)
-                metrics.add("episodes", block.fragments)
-            case Outcome.STALE:
-                metrics.add("stale_blocks")
-            case Outcome.FENCED | Outcome.STOPPED:
-                return False
+    def _push(self, blocks: Sequence[Episodes]) -> bool:
+        """Send blocks, waiting for room in the store; false if it is time to end."""
+        if not blocks:
+            return True
+        pushes = self._ends.replay.push_many(blocks, self._stop)
+        self._metrics.add("blocked_seconds", max(push.waited for push in pushes))
+        for block, push in zip(blocks, pushes, strict=True):
+            match push.outcome:
+                case Outcome.PUSHED:
+                    self._metrics.add("blocks")
+                    self._metrics.add("steps", block.steps)
+                case Outcome.STALE:
+                    self._metrics.add("stale_blocks")
+                case Outcome.FENCED:
+                    log.warning("a later attempt at this run has begun; this actor ends")
+                    return False
+                case Outcome.STOPPED:
+                    return False
         return True
 
-    def _count(self) -> None:
-        """Tell how many moves were made since last time."""
-        for name, total in (("decisions", self._tables.decisions), ("forced", self._tables.forced)):
-            self._ends.metrics.add(name, total - self._counted.get(name, 0))
-            self._counted[name] = total
 
-
-def _players(ends: Connections, game: games.Game) -> list[Player]:
-    """One for each policy; seats that share a policy are played by one."""
-    settings = ends.job.actors
-    device = resolve_device(settings.device, prefer_gpu=False)
-    precision = resolve_precision(settings.precision, device)
-    seats: dict[str, list[int]] = {}
-    for index, seat in enumerate(game.seats):
-        seats.setdefault(ends.job.policies.get(seat, seat), []).append(index)
+def make_players(job: Job, game: Game) -> list[Player]:
+    """Every policy of the job, with the seats that it plays; weights are still to be loaded."""
+    device = resolve_device(job.actors.device, prefer_gpu=False)
+    precision = resolve_precision(job.actors.precision, device)
     return [
         Player(
-            policy,
-            tuple(played),
-            spaces := game.spaces(played[0]),
-            policies.create_acting(spaces, ends.job.network, device, precision),
+            policy=policy,
+            seats=tuple(
+                i for i, seat in enumerate(game.seats) if job.policies.get(seat, seat) == policy
+            ),
+            spaces=spaces,
+            acting=create_acting(spaces, job.network, device, precision),
         )
-        for policy, played in seats.items()
+        for policy, spaces in policies_of(job).items()
     ]

@@ -19,9 +19,10 @@ from troupe.policies import Choices, Decisions, Spaces
 from troupe.policies.action_value import ActionValue
 from troupe.policies.choosing import epsilon_greedy
 
-# oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few.
-ROUND_ROWS = 128
-ROUND_STATES = 64
+# oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few;
+# rounding further would spend more on rows that nobody needs than it saves.
+ROUND_ROWS = 64
+ROUND_STATES = 32
 
 _ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
@@ -66,18 +67,18 @@ class ActionValueActor:
             return result
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """Take weights by parameter name, whole or not at all.
+        """Take float32 weights by parameter name, whole or not at all.
 
         Raises:
             TroupeError: they are not the parameters of this network.
         """
         needed = {name: tuple(held.shape) for name, held in self._model.state_dict().items()}
-        given = {name: array.shape for name, array in tensors.items()}
+        given = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
         wrong = sorted(name for name in needed | given if needed.get(name) != given.get(name))
         if wrong:
             raise TroupeError(
-                f"weights: {wrong[0]} has shape {given.get(wrong[0])}, this network needs "
-                f"{needed.get(wrong[0])}: they are of another game or another `network`"
+                f"weights: {wrong[0]} is {given.get(wrong[0], 'missing')} in float32, this network "
+                f"has {needed.get(wrong[0], 'none')}: they are of another game or `network`"
             )
         self._model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
         self._split()
