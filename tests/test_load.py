@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 JOB = """
 name: small
 game: {name: doudizhu}
-algorithm: {name: deep_monte_carlo, batch: 320}
+algorithm: {name: deep_monte_carlo, batch: 320, optimizer: {name: adam, lr: 1e-3}}
 """
 
 

@@ -16,7 +16,7 @@ import yaml
 JOB = {
     "name": "small",
     "game": {"name": "doudizhu"},
-    "algorithm": {"name": "deep_monte_carlo", "batch": 640, "optimizer": {"name": "adam"}},
+    "algorithm": {"name": "deep_monte_carlo", "batch": 640, "optimizer": {"name": "adam", "lr": 1e-3}},
     "network": {"hidden": 64, "layers": 2, "recurrent": 32},
     "actors": {"count": 2, "tables": 16, "block_steps": 160},
     "store": {"capacity": 6000},

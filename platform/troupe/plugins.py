@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from troupe.errors import UserError
@@ -14,10 +15,13 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_"))
 
 
-def find(package: str, name: str, key: str) -> ModuleType:
+def find(
+    package: str, name: str, key: str, known: Callable[[], Sequence[str]] | None = None
+) -> ModuleType:
     """The module `name` of `package`, or the one at the dotted path `name`.
 
-    `key` is the path of the name in the job file, for the error.
+    For the error, `key` is the path of the name in the job file, and `known` lists what may stand
+    there (without it, all files of the package).
 
     Raises:
         UserError: there is no such module, or it needs an extra that is not installed.
@@ -30,9 +34,9 @@ def find(package: str, name: str, key: str) -> ModuleType:
             raise UserError(
                 f"{key}: {name!r} needs the package {error.name!r}; install it"
             ) from None
-        known = names(package)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+        there = known() if known else names(package)
+        close = difflib.get_close_matches(name, there, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}"
         raise UserError(
             f"{key}: no {name!r}; {hint} (a module of your own: its dotted path)"
         ) from None

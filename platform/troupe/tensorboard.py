@@ -17,9 +17,8 @@ class EventWriter:
     """Writes scalars to a new event file."""
 
     def __init__(self, folder: Path, time: float) -> None:
-        from tensorboardX.record_writer import RecordWriter  # here, because it imports torch
-
         from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter  # here, because it imports torch
 
         name = f"events.out.tfevents.{time:.0f}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter(str(folder / name))

@@ -110,10 +110,10 @@ def load(name: str, game: Game, *, key: str = "--against") -> Agent:
 def _module(name: str, game: str, key: str) -> ModuleType:
     file = name.replace("-", "_")
     own = f"{game}_{file}"
-    known = plugins.names(__name__)
-    module = plugins.find(__name__, own if own in known else file, key)
+    path = name if "." in name else own if own in plugins.names(__name__) else file
+    module = plugins.find(__name__, path, key, lambda: _names(game))
     if not hasattr(module, "create"):
-        raise UserError(f"{key}: {name!r} is no agent; one of random, rule, rlcard-rule or a run")
+        raise UserError(f"{key}: {name!r} is no agent; one of {', '.join(_names(game))} or a run")
     plays = getattr(module, "GAME", game)
     if plays != game:
         raise UserError(f"{key}: {name!r} plays {plays}, not {game}")
@@ -121,6 +121,12 @@ def _module(name: str, game: str, key: str) -> ModuleType:
     if extra and find_spec(extra) is None:
         raise UserError(f"{key}: {name!r} needs the package {extra}; pip install 'troupe[{extra}]'")
     return module
+
+
+def _names(game: str) -> list[str]:
+    """What the agents for a game are called."""
+    files = (n.removeprefix(f"{game}_") for n in plugins.names(__name__) if n != "policy")
+    return [file.replace("_", "-") for file in files]
 
 
 def _run_folder(name: str) -> Path | None:

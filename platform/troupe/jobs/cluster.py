@@ -3,6 +3,7 @@
 import importlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -84,11 +85,13 @@ class LocalCluster:
             time.sleep(0.05)
         import ray
 
+        ours = signal.getsignal(signal.SIGTERM)
         ray.init(
             address=self._address.read_text().strip(),
             log_to_driver=False,
             configure_logging=False,
         )
+        signal.signal(signal.SIGTERM, ours)  # Ray's own ends us without a word to the learner
 
     def alive(self) -> bool:
         """Whether the head still runs."""
@@ -163,5 +166,5 @@ def _free_port() -> int:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -31,6 +32,9 @@ PATHS = {
     "evaluator": "troupe_actors.evaluator:Evaluator",
 }
 STORE_PASSWORD = "TROUPE_STORE_PASSWORD"
+MEMORY = Path("/dev/shm")
+MIN_MEMORY_BYTES = 512 * 1024 * 1024
+"""Several versions of all weights lie there at once; a container has 64 MiB unless told otherwise."""
 TICK = 0.5
 STOP_SECONDS = 7.0
 FAILURES = 4
@@ -191,12 +195,11 @@ def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:
 
 
 def _scratch() -> tuple[Path, Path]:
-    """A folder on disk for sockets and logs, and one in memory for weights."""
-    memory = Path("/dev/shm")
-    shared = memory if os.access(memory, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="troupe-")), Path(
-        tempfile.mkdtemp(prefix="troupe-", dir=shared)
-    )
+    """A folder on disk for sockets and logs, and one for weights, in memory where there is room."""
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MIN_MEMORY_BYTES
+    shared = MEMORY if roomy and os.access(MEMORY, os.W_OK) else None
+    disk = Path(tempfile.mkdtemp(prefix="troupe-"))
+    return disk, Path(tempfile.mkdtemp(prefix="troupe-", dir=shared))
 
 
 @contextmanager
