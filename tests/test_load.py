@@ -95,7 +95,7 @@ def test_a_full_disk_is_told_before_anything_starts(
 def test_the_dry_run_shows_the_job_and_who_talks_to_whom(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
-    job = load.read(path, [])
-    text = load.show(job, load.check(job))
+    text = load.show(load.read(path, []))
     assert "batch: 320" in text
+    assert "max_grad_norm: 40.0" in text
     assert "# learner" in text

@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace) -> int:
 
     job = load.read(options.job, options.overrides)
     if options.dry_run:
-        print(load.show(job, load.check(job)))
+        print(load.show(job))
         return 0
     from troupe.jobs import session
 

@@ -64,6 +64,8 @@ class Game(Protocol):
 
     name: str
     seats: tuple[str, ...]
+    rules: object
+    """The `Rules` that it is played by."""
 
     def spaces(self, seat: int) -> Spaces:
         """What that seat sees and does. Rows of `Turn` are cut to its width."""

@@ -3,7 +3,7 @@
 import importlib
 import shutil
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import yaml
 
 from troupe.config import dump, parse
 from troupe.errors import UserError
+from troupe.jobs.roles import policies_of
 from troupe.jobs.spec import Job
 from troupe.plugins import find
 
@@ -26,9 +27,7 @@ def read(path: Path, overrides: list[str]) -> Job:
     data = read_yaml(path)
     for override in overrides:
         put(data, override)
-    job = parse(Job, data)
-    check(job)
-    return job
+    return resolve(parse(Job, data))
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -77,56 +76,43 @@ def put(data: dict[str, object], override: str) -> None:
 
 
 class _Game(Protocol):
+    name: str
     seats: tuple[str, ...]
+    rules: object
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a job's names stand for."""
+def resolve(job: Job) -> Job:
+    """The job with every default of its parts filled in, known to be sound.
 
-    seats: tuple[str, ...]
-    policies: tuple[str, ...]
-    """By seat."""
-    algorithm: object
-    """The algorithm's own `Config`."""
-
-
-def check(job: Job) -> Parts:
-    """Look at what no single key can tell: names that must exist, and keys that must fit each other.
+    Names must exist and keys must fit each other, which no single key can tell.
 
     Raises:
         UserError: one line for the first thing that would not run.
     """
-    game = _game(job)
+    game: _Game = importlib.import_module("troupe_actors.games").load(job.game.name, job.game.rules)
     unknown = [seat for seat in job.policies if seat not in game.seats]
     if unknown:
         raise UserError(
             f"policies.{unknown[0]}: {job.game.name} has no such seat; it has {', '.join(game.seats)}"
         )
-    policies = tuple(job.policies.get(seat, seat) for seat in game.seats)
-    algorithm = _algorithm(job)
-    batch = getattr(algorithm, "batch", 0)
-    needed = len(set(policies)) * batch + job.actors.count * job.actors.block_steps
-    if job.store.capacity < needed:
-        raise UserError(
-            f"store.capacity: {job.store.capacity} is too small: {len(set(policies))} policies collect "
-            f"{batch} steps each while {job.actors.count} actors bring {job.actors.block_steps} at a "
-            f"time; {needed} or more"
-        )
+    policies = {seat: job.policies.get(seat, seat) for seat in game.seats}
+    policies_of(job)
+    name, algorithm = _algorithm(job)
+    _check_capacity(job, len(set(policies.values())), getattr(algorithm, "batch", 0))
     agents = importlib.import_module("troupe_actors.agents")
     for opponent in job.evaluation.against:
         agents.check(opponent, job.game.name, "evaluation.against")
     _check_devices(job)
-    return Parts(game.seats, policies, algorithm)
+    return replace(
+        job,
+        game=replace(job.game, rules=dump(game.rules)),
+        algorithm={"name": name, **dump(algorithm)},
+        policies=policies,
+    )
 
 
-def _game(job: Job) -> _Game:
-    games = importlib.import_module("troupe_actors.games")
-    game: _Game = games.load(job.game.name, job.game.rules)
-    return game
-
-
-def _algorithm(job: Job) -> object:
+def _algorithm(job: Job) -> tuple[str, object]:
+    """The algorithm's name and its own settings."""
     options = dict(job.algorithm)
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -134,8 +120,19 @@ def _algorithm(job: Job) -> object:
     module = find("troupe_learners", name, "algorithm.name")
     if not hasattr(module, "Config"):
         raise UserError(f"algorithm.name: {name!r} is no algorithm: it has no Config")
-    settings: object = parse(module.Config, options, "algorithm")
-    return settings
+    return name, parse(module.Config, options, "algorithm")
+
+
+def _check_capacity(job: Job, policies: int, batch: int) -> None:
+    """Every policy must be able to collect a batch while every actor brings a block."""
+    actors = job.actors
+    needed = policies * batch + actors.count * actors.block_steps
+    if job.store.capacity < needed:
+        raise UserError(
+            f"store.capacity: {job.store.capacity} is too small: {policies} policies collect {batch} "
+            f"steps each while {actors.count} actors bring {actors.block_steps} at a time; make it "
+            f"{needed} or more"
+        )
 
 
 def _check_devices(job: Job) -> None:
@@ -162,25 +159,22 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def show(job: Job, parts: Parts) -> str:
-    """The resolved job, and who will talk to whom, for `--dry-run`."""
+def show(job: Job) -> str:
+    """A resolved job, and who will talk to whom, for `--dry-run`."""
     text = yaml.safe_dump(dump(job), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    store = job.store.url or "started for the run on 127.0.0.1, a free port, password made for it"
-    table = [
-        ("store", store),
-        ("weight server", "gRPC on 127.0.0.1, a free port, token made for the run"),
-        ("Ray", "a head on 127.0.0.1, free ports, token made for the run"),
-        ("learner", f"takes blocks from the store, publishes {_list(parts.policies)} over gRPC"),
-        ("actors", f"{job.actors.count} x {job.actors.tables} tables of {job.game.name}; "
-                   "fetch weights over gRPC, push blocks to the store"),
-        ("evaluator", f"fetches weights, plays {_list(job.evaluation.against)}"
-                      if job.evaluation.every else "off"),
-    ]  # fmt: skip
-    return text + "\n" + "\n".join(f"# {who:14} {what}" for who, what in table)
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return ", ".join(dict.fromkeys(names))
+    policies = ", ".join(dict.fromkeys(job.policies.values()))
+    judges = f"fetches weights, plays against {', '.join(job.evaluation.against)}"
+    table = {
+        "store": job.store.url
+        or "started for the run: 127.0.0.1, a free port, a password made for it",
+        "weight server": "gRPC on 127.0.0.1, a free port, a token made for the run",
+        "Ray": "a head on 127.0.0.1, free ports, a token made for the run",
+        "learner": f"takes blocks from the store, publishes {policies} over gRPC",
+        "actors": f"{job.actors.count} x {job.actors.tables} tables of {job.game.name}; fetch weights "
+        "over gRPC, push blocks to the store",
+        "evaluator": judges if job.evaluation.every else "off",
+    }
+    return text + "\n" + "\n".join(f"# {who:14} {what}" for who, what in table.items())
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,7 +23,7 @@ from troupe.monitor import Monitor
 from troupe.runs import RunFolder
 from troupe.store import server
 from troupe.store.board import Board
-from troupe.store.connection import Store
+from troupe.store.connection import Store, check_server
 
 PATHS = {
     "weights": "troupe.weights.worker:WeightServer",
@@ -175,23 +175,38 @@ class Crew:
             post.worker.start_again()
 
 
+def check_store(job: Job) -> None:
+    """See that the job's own store, if it names one, can be used.
+
+    Raises:
+        UserError, StoreError: it cannot.
+    """
+    if job.store.url is not None:
+        check_server(_with_password(job.store.url))
+
+
 def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:
     """The URL, password included, of the job's store or of one started for the run; whether it runs."""
-    if job.store.url is None:
-        password = secrets.token_urlsafe(32)
-        started = server.start(scratch, password=password, memory_mb=job.store.memory_mb)
-        return started.url, started.alive
-    password = os.environ.get(STORE_PASSWORD, "")
-    parts = urlsplit(job.store.url)
+    if job.store.url is not None:
+        # Others look after it; its clients wait for it while it is away.
+        return _with_password(job.store.url), lambda: True
+    password = secrets.token_urlsafe(32)
+    started = server.start(scratch, password=password, memory_mb=job.store.memory_mb)
+    return started.url, started.alive
+
+
+def _with_password(url: str) -> str:
+    """A store's URL with the password that the environment holds for it."""
+    parts = urlsplit(url)
     if parts.password:
         raise UserError(
             f"store.url: a job file is no place for a password; export {STORE_PASSWORD} instead"
         )
-    if password:
-        user = f"{parts.username or ''}:{quote(password, safe='')}"
-        parts = parts._replace(netloc=f"{user}@{parts.hostname}:{parts.port or 6379}")
-    # Others look after it; its clients wait for it while it is away.
-    return parts.geturl(), lambda: True
+    password = os.environ.get(STORE_PASSWORD)
+    if not password:
+        return url
+    at = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{at}").geturl()
 
 
 def _scratch() -> tuple[Path, Path]:

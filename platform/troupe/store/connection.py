@@ -49,7 +49,7 @@ class Store:
             UserError: the URL or the password is wrong, or the server is too old.
             StoreError: nobody answers, or the keys are of another schema or another run.
         """
-        _check_server(url, timeout)
+        check_server(url, timeout)
         store = cls(url, run)
         with store.guard():
             store._open(create)
@@ -175,8 +175,13 @@ def _client(url: str, retry: Retry, timeout: float = SOCKET_SECONDS) -> "redis.R
         ) from None
 
 
-def _check_server(url: str, timeout: float) -> None:
-    """See that a server answers, lets us in and is new enough, without waiting for it for long."""
+def check_server(url: str, timeout: float = 5.0) -> None:
+    """See that a server answers, lets us in and is new enough, without waiting for it for long.
+
+    Raises:
+        UserError: the URL or the password is wrong, or the server is too old.
+        StoreError: nobody answers.
+    """
     where = address(url)
     with _client(url, Retry(NoBackoff(), 0), timeout) as probe:
         try:
