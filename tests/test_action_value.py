@@ -8,7 +8,7 @@ from torch import nn
 
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import Decisions, Spaces
+from troupe.policies import Decisions, Spaces, devices
 from troupe.policies.acting import ActionValueActor
 from troupe.policies.action_value import ActionValue
 from troupe.policies.choosing import best, epsilon_greedy
@@ -110,6 +110,36 @@ def test_bf16_is_close():
     rough = actor_like(model, SPACES, torch.bfloat16).values(decisions)
     assert rough.dtype == np.float32
     np.testing.assert_allclose(rough, exact, atol=1e-2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = learner_values(model, decisions, owner)
+    np.testing.assert_allclose(mixed.float().numpy(), exact, atol=1e-2)
+
+
+def test_mixed_precision_has_nearly_the_same_gradient():
+    torch.manual_seed(10)
+    model = ActionValue(SPACES, NETWORK)
+    decisions, *_, owner = draw(np.random.default_rng(10), 70)
+    gradients = []
+    for mixed in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            values = learner_values(model, decisions, owner)
+        (values.float() - 1).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for exact, rough in zip(*gradients, strict=True):
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+def test_what_the_machine_cannot_do_is_refused():
+    cpu = torch.device("cpu")
+    assert devices.resolve_device("auto", prefer_gpu=False) == cpu
+    assert devices.resolve_precision("fp32", cpu) == torch.float32
+    assert devices.resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+    with pytest.raises(UserError, match=r"learner\.device: 'cuda:99'"):
+        devices.check("cuda:99", "auto", "learner")
+    with pytest.raises(UserError, match=r"actors\.precision: 'fp16'"):
+        devices.check("auto", "fp16", "actors")
 
 
 def test_a_game_without_history():

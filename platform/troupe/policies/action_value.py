@@ -104,13 +104,13 @@ def last_output(lstm: nn.LSTM, x: Tensor) -> Tensor:
     Returns:
         [S, hidden].
     """
-    recurrent = lstm.weight_hh_l0.t()
-    bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
-    inputs = F.linear(x.flatten(0, 1), lstm.weight_ih_l0, bias).unflatten(0, x.shape[:2])
-    h = c = None
-    for gates in inputs.unbind(0):
+    from_input, from_output, *biases = lstm.all_weights[0]
+    inputs = F.linear(x.flatten(0, 1), from_input, biases[0] + biases[1])
+    h: Tensor | None = None
+    c: Tensor | None = None
+    for gates in inputs.view(*x.shape[:2], -1):
         if h is not None:
-            gates = torch.addmm(gates, h, recurrent)
+            gates = torch.addmm(gates, h, from_output.t())
         i, f, g, o = gates.chunk(4, dim=1)
         new = i.sigmoid() * g.tanh()
         c = new if c is None else torch.addcmul(new, f.sigmoid(), c)
