@@ -54,10 +54,14 @@ def run_loop(
     recorders = [
         Recorder(player.policy, player.seats, count, block_steps, author) for player in players
     ]
+    player_of = np.empty(1 + max(seat for player in players for seat in player.seats), np.int64)
+    for number, player in enumerate(players):
+        player_of[list(player.seats)] = number
     while True:
         choice = np.zeros(count, np.int64)
-        for player, recorder in zip(players, recorders, strict=True):
-            waiting = np.flatnonzero(np.isin(turn.seat, player.seats))
+        to_move = player_of[turn.seat]
+        for number, (player, recorder) in enumerate(zip(players, recorders, strict=True)):
+            waiting = np.flatnonzero(to_move == number)
             if not waiting.size:
                 continue
             decisions = select(turn, waiting, player.spaces)
