@@ -165,7 +165,7 @@ def _shared_once(process: psutil.Process) -> float:
 def loop_apart(seconds: float) -> Rates:
     """The loop in a process of its own, as fresh as a run is."""
     command = [sys.executable, __file__, "--loop", "--seconds", str(seconds)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Rates(**json.loads(result.stdout.splitlines()[-1]))
 
 
@@ -205,7 +205,7 @@ def loop(seconds: float) -> Rates:
         player.acting.load(trainees[name].weights())
     ring = Ring(spaces, algorithm.plan.batch, Position())
     tables = game.tables(job.actors.count * job.actors.tables, job.seed)
-    blocks = run_loop(
+    rounds = run_loop(
         tables,
         list(players.values()),
         np.random.default_rng(job.seed),
@@ -215,8 +215,8 @@ def loop(seconds: float) -> Rates:
     )
     begun, number, steps, decisions, used = time.monotonic(), 0, 0, 0, 0.0
     counting = False
-    for finished in blocks:
-        for block in finished:
+    for played in rounds:
+        for block in played.blocks:
             number += 1
             credited = algorithms.rows_of(block, algorithm.credit(block))
             ring.put(f"{number}-0", block.policy, block.oldest, credited)
