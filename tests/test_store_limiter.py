@@ -1,9 +1,10 @@
 """The rate limiter: its rule in Python and in the store agree, and no accepted setting stands still."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from troupe.errors import UserError
@@ -62,18 +63,29 @@ def test_the_store_decides_as_the_rule_says(
     assert bool(sampled) == may_sample(rate, at, n)
 
 
-@settings(max_examples=300, deadline=None)
-@given(rates, st.integers(1, 12), st.integers(1, 12), st.data())
+@st.composite
+def accepted(draw: st.DrawFn) -> tuple[RateLimit, int, int]:
+    """A setting that is just accepted or has a little more room, a block and a batch."""
+    block, batch = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    rate, slack = draw(rates), draw(st.integers(0, 3) | st.sampled_from([0.25, 0.5]))
+    whole = all(float(x).is_integer() for x in (rate.samples_per_insert, rate.min_diff, slack))
+    between = rate.min_diff + block * rate.samples_per_insert + batch - (1 if whole else 0)
+    filling = (rate.min_size - 1 + block) * rate.samples_per_insert
+    # Off a power of two, the sum may come out a rounding error too small.
+    tiny = 0 if whole else 1e-9
+    return dataclasses.replace(rate, max_diff=max(between, filling) + slack + tiny), block, batch
+
+
+@settings(max_examples=200, deadline=None)
+@given(accepted(), st.data())
 def test_an_accepted_setting_never_stands_still(
-    rate: RateLimit, block: int, batch: int, data: st.DataObject
+    setting: tuple[RateLimit, int, int], data: st.DataObject
 ) -> None:
     """Whatever happens, one of the two sides may go on; steps are deleted once they were sampled."""
-    try:
-        rate.check(block=block, batch=batch)
-    except UserError:
-        assume(False)
+    rate, block, batch = setting
+    rate.check(block=block, batch=batch)
     at = Counters(0, 0, 0)
-    for _ in range(60):
+    for _ in range(40):
         insert, sample = may_insert(rate, at, block), may_sample(rate, at, batch)
         assert insert or sample, at
         if insert and (not sample or data.draw(st.booleans())):
