@@ -251,6 +251,7 @@ def test_many_actors_at_once_never_pass_the_limit(log: ReplayLog) -> None:
     actors = [threading.Thread(target=act, args=(mine,)) for mine in logs]
     for actor in actors:
         actor.start()
+    until(lambda: log.state().backlog > 850)
     after, seen = START, 0
     while seen < 6000:
         highest = max(highest, log.state().backlog)
@@ -261,7 +262,7 @@ def test_many_actors_at_once_never_pass_the_limit(log: ReplayLog) -> None:
     stop.set()
     for actor in actors:
         actor.join()
-    assert 850 < highest <= 1000
+    assert highest <= 1000
     state = log.state()
     assert state.backlog == sum(one.block.steps for one in log.take(after, count=99, timeout=0))
 
