@@ -24,6 +24,7 @@ from troupe.policies.choosing import epsilon_greedy
 ROUND_ROWS = 64
 ROUND_STATES = 32
 
+_onednn = torch.ops.mkldnn
 _ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
@@ -45,7 +46,7 @@ class ActionValueActor:
         self._layout = self._model.layout
         self._device = device
         self._precision = precision
-        self._split()
+        self._prepare()
 
     def act(
         self, decisions: Decisions, random: np.random.Generator, epsilon: float = 0.0
@@ -81,14 +82,16 @@ class ActionValueActor:
                 f"has {needed.get(wrong[0], 'none')}: they are of another game or `network`"
             )
         self._model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-        self._split()
+        self._prepare()
 
-    def _split(self) -> None:
-        """Cut the first layer into what reads the state and what reads the action."""
-        weight = self._model.layers[0].weight
-        columns = weight.shape[1] - self._layout.action
-        self._state_weight = weight[:, :columns].contiguous()
-        self._action_weight = weight[:, columns:].contiguous()
+    def _prepare(self) -> None:
+        """Lay the weights out for use; the first layer in two: what reads the state, and the action."""
+        first, *rest = self._model.layers
+        of_state, of_action = first.weight.tensor_split([-self._layout.action], dim=1)
+        self._state = _Linear(of_state, first.bias)
+        self._action = _Linear(of_action, None)
+        self._rest = [_Linear(layer.weight, layer.bias) for layer in rest]
+        self._value = _Linear(self._model.value.weight, self._model.value.bias)
 
     def _encode(self, observation: Mapping[str, Array], states: int) -> Tensor:
         """[states, hidden]: each state's share of the first layer, its bias included."""
@@ -98,15 +101,14 @@ class ActionValueActor:
             history = self._unpack(observation["history"], bits, states)
             outputs, _ = self._model.memory(history.view(states, self._layout.rows, -1))
             parts.insert(0, outputs[:, -1])
-        return _linear(torch.cat(parts, 1), self._state_weight, self._model.layers[0].bias)
+        return self._state(torch.cat(parts, 1))
 
     def _forward(self, states: Tensor, actions: Tensor, owner: Tensor) -> Tensor:
         """[rows]: the value of each action, with `owner` [rows] the state it belongs to."""
-        x = _linear(actions, self._action_weight, None)
-        x = x.add_(states.index_select(0, owner)).relu_()
-        for layer in self._model.layers[1:]:
-            x = _linear(x, layer.weight, layer.bias, relu=True)
-        return F.linear(x, self._model.value.weight, self._model.value.bias).squeeze(1)
+        x = self._action.plus(actions, states.index_select(0, owner)).relu_()
+        for layer in self._rest:
+            x = layer.relu(x)
+        return self._value(x).squeeze(1)
 
     def _unpack(self, packed: Array, bits: int, rows: int) -> Tensor:
         """[n, bytes] -> [rows, bits] where the network is; rows past n are zero."""
@@ -120,14 +122,39 @@ def _up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """x W^T + b, then ReLU where asked."""
-    if x.device.type == "cpu" and _ONEDNN:
-        # What torch.compile calls: oneDNN's product with the ReLU inside. `F.linear` goes to MKL
-        # at float32, which is half as fast on AMD processors.
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, weight, bias, "relu" if relu else "none", [], ""
-        )
-        return out
-    out = F.linear(x, weight, bias)
-    return out.relu_() if relu else out
+class _Linear:
+    """x W^T + b, with what may follow done in the same pass where there is a kernel for it.
+
+    On a CPU these are oneDNN's kernels, which PyTorch keeps for compiled models: the weights are
+    reordered once instead of at every call, and float32 is not left to MKL, which is half as fast
+    on AMD processors.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._fused = _ONEDNN and weight.device.type == "cpu"
+        weight = weight.contiguous()
+        self._weight = _onednn._reorder_linear_weight(weight) if self._fused else weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._apply(x, "none")
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x W^T + b, 0)."""
+        return self._apply(x, "relu")
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x W^T + b + other."""
+        if self._fused:
+            out: Tensor = _onednn._linear_pointwise.binary(
+                x, other, self._weight, self._bias, "add"
+            )
+            return out
+        return F.linear(x, self._weight, self._bias).add_(other)
+
+    def _apply(self, x: Tensor, then: str) -> Tensor:
+        if self._fused:
+            out: Tensor = _onednn._linear_pointwise(x, self._weight, self._bias, then, [], "")
+            return out
+        out = F.linear(x, self._weight, self._bias)
+        return out.relu_() if then == "relu" else out
