@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from troupe.jobs.guardian import MARK, Guardian, marked
+from troupe.jobs.guardian import MARK, Guardian, Herd, marked
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -54,3 +54,29 @@ def test_finishing_waits_until_all_is_clean(tmp_path: Path) -> None:
     guardian.finish()
     assert child.wait(timeout=1) == -9
     assert not folder.exists()
+
+
+FORGETFUL = """
+import subprocess, sys
+code = "import time; print('alive', flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code], env={}, start_new_session=True)
+import time; time.sleep(600)
+"""
+
+
+def test_one_that_lost_its_mark_is_found_by_its_descent() -> None:
+    mark = f"test-{os.getpid()}-descent"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORGETFUL],
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "alive\n"
+    herd = Herd(mark)
+    (child,) = herd.look() - {psutil.Process(parent.pid)}
+    parent.kill()
+    parent.wait()
+    herd.end()
+    assert not child.is_running()

@@ -42,6 +42,7 @@ def test_overrides_are_put_over_the_file(tmp_path: Path) -> None:
     [
         ("actors.count", "key=value"),
         ("actors.count=", "actors.count: None"),
+        ("seed=2024-13-45", "seed: '2024-13-45' is not a YAML value"),
         ("actors.cuont=3", "actors.cuont: unknown key; did you mean 'count'?"),
         ("name.first=3", "name.first: name is 'small', which has no keys below it"),
         ("game.name=doudzhu", "game.name: no 'doudzhu'; did you mean 'doudizhu'?"),
@@ -73,6 +74,8 @@ def test_an_override_that_would_not_run_is_told_in_one_line(
         ("name: [", "line 1"),
         ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice"),
         ("a: !!python/object:os.system x", "line 1"),
+        ("? [a]\n: 1", "line 1"),
+        ("a: 2024-13-45", "month must be in 1..12"),
     ],
 )
 def test_a_file_that_is_no_job_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:

@@ -13,10 +13,16 @@ import psutil
 import pytest
 import yaml
 
+from troupe.jobs.guardian import MARK, Herd, environment_of
+
 JOB = {
     "name": "small",
     "game": {"name": "doudizhu"},
-    "algorithm": {"name": "deep_monte_carlo", "batch": 640, "optimizer": {"name": "adam", "lr": 1e-3}},
+    "algorithm": {
+        "name": "deep_monte_carlo",
+        "batch": 640,
+        "optimizer": {"name": "adam", "lr": 1e-3},
+    },
     "network": {"hidden": 64, "layers": 2, "recurrent": 32},
     "actors": {"count": 2, "tables": 16, "block_steps": 160},
     "store": {"capacity": 6000},
@@ -31,6 +37,7 @@ class Launched:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
+        self.herd: Herd | None = None
         self.output = folder / f"output-{time.monotonic_ns()}.txt"
         with self.output.open("wb") as out:
             command = [sys.executable, "-m", "troupe.cli", *arguments]
@@ -61,15 +68,14 @@ class Launched:
         self.until(lambda: self.newest("learner/steps_trained") >= steps)
 
     def family(self) -> dict[str, psutil.Process]:
-        """The run's processes by name, found by the folder that they all know."""
-        found = {}
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("TROUPE_RUN_FOLDER") == str(self.run):
-                    found[f"{process.name()} {process.pid}"] = process
-            except psutil.Error:
-                continue
-        return found
+        """The run's processes by name and number: those marked for it, and their descendants."""
+        for process in () if self.herd else psutil.process_iter():
+            environment = environment_of(process)
+            if environment.get("TROUPE_RUN_FOLDER") == str(self.run) and MARK in environment:
+                self.herd = Herd(environment[MARK])
+                break
+        alive = self.herd.look() if self.herd else ()
+        return {f"{process.name()} {process.pid}": process for process in alive}
 
     def worker(self, name: str) -> psutil.Process:
         """The process whose output goes to that worker's log."""
@@ -109,6 +115,7 @@ def test_a_run_trains_to_its_limit_judges_itself_and_leaves_nothing_behind(
     run = launch("train", "job.yaml", "stop.steps=12000")
     run.until(lambda: bool(run.family()))
     scratch = scratch_folders(run)
+    assert scratch
     assert run.process.wait(timeout=PATIENCE) == 0, run.output.read_text()
     assert run.newest("learner/steps_trained") >= 12000
     assert (run.run / "curves.png").stat().st_size > 10_000
@@ -168,8 +175,8 @@ def test_a_killed_launcher_leaves_no_process_behind_and_its_run_resumes(
 
 def scratch_folders(run: Launched) -> list[Path]:
     """The temporary folders that the run's processes were told of."""
-    environment = next(iter(run.family().values())).environ()
-    return [Path(environment["TROUPE_NODE_FOLDER"])]
+    told = [environment_of(process).get("TROUPE_NODE_FOLDER") for process in run.family().values()]
+    return [Path(folder) for folder in set(told) if folder]
 
 
 def assert_closed_to_others(run: Launched) -> None:

@@ -230,9 +230,10 @@ def _sync(folder: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; interrupted, it leaves what no reader takes for one."""
-    (checkpoint / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint)
+    """Delete a checkpoint; interrupted, it leaves what the next save removes."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.tmp")
+    checkpoint.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _refuse_to_save(target: Path, error: OSError) -> NoReturn:

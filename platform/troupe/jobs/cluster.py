@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -70,8 +71,8 @@ class LocalCluster:
                 start_new_session=True,
             )
 
-    def connect(self) -> None:
-        """Wait for the head and join it.
+    def connect(self, stop: threading.Event) -> bool:
+        """Wait for the head and join it; false if `stop` was set first.
 
         Raises:
             ClusterError: it ended, or did not answer in time.
@@ -82,7 +83,8 @@ class LocalCluster:
                 raise ClusterError(f"Ray did not start: {_last_line(self._log)}")
             if time.monotonic() > deadline:
                 raise ClusterError(f"Ray did not start within {START_SECONDS:.0f} s")
-            time.sleep(0.05)
+            if stop.wait(0.05):
+                return False
         import ray
 
         ours = signal.getsignal(signal.SIGTERM)
@@ -92,6 +94,7 @@ class LocalCluster:
             configure_logging=False,
         )
         signal.signal(signal.SIGTERM, ours)  # Ray's own ends us without a word to the learner
+        return True
 
     def alive(self) -> bool:
         """Whether the head still runs."""

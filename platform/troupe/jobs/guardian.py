@@ -2,9 +2,14 @@
 
 It holds one end of a pipe whose other end only the launcher has. When the launcher ends, by itself
 or by kill -9, the pipe closes. Then every process that carries the run's mark in its environment is
-killed, and the run's temporary folders are deleted. There is no other way of cleaning up.
+killed with all that came of it, and the run's temporary folders are deleted. There is no other way
+of cleaning up.
+
+A process that gives itself a title, as Ray's do, may write over its mark. So the guardian looks
+while the run is running, and remembers who descends from whom.
 """
 
+import select
 import shutil
 import subprocess
 import sys
@@ -19,6 +24,7 @@ ORDERLY = b"orderly"
 LEAVE_SCREEN = "\x1b[?1049l\x1b[?25h\x1b[0m"
 """What a terminal needs when a full-screen program is gone without a word."""
 PATIENCE = 5.0
+LOOK_SECONDS = 2.0
 
 
 class Guardian:
@@ -38,33 +44,57 @@ class Guardian:
 
 def marked(mark: str) -> list[psutil.Process]:
     """The living processes that were started with this mark in their environment."""
-    return [process for process in psutil.process_iter() if _environment(process).get(MARK) == mark]
+    return [
+        process for process in psutil.process_iter() if environment_of(process).get(MARK) == mark
+    ]
 
 
-def _environment(process: psutil.Process) -> Mapping[str, str]:
+def environment_of(process: psutil.Process) -> Mapping[str, str]:
+    """What a process was started with; nothing where that cannot be read."""
     try:
         return process.environ()
     except psutil.Error:  # gone meanwhile, or another user's
         return {}
 
 
-def end(mark: str) -> None:
-    """Kill what carries the mark until nothing does; gives up on what cannot be killed."""
-    deadline = time.monotonic() + PATIENCE
-    while (left := marked(mark)) and time.monotonic() < deadline:
-        for process in left:
+class Herd:
+    """All processes that a run has started and that are still alive."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._known: set[psutil.Process] = set()
+
+    def look(self) -> set[psutil.Process]:
+        """Find those that carry the mark, and whatever descends from one that did."""
+        found = self._known.union(marked(self._mark))
+        for process in list(found):
             try:
-                process.kill()
+                found.update(process.children(recursive=True))
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(left, timeout=1.0)
+        self._known = {process for process in found if process.is_running()}
+        return self._known
+
+    def end(self) -> None:
+        """Kill all of them until none is left; gives up on what cannot be killed."""
+        deadline = time.monotonic() + PATIENCE
+        while (left := self.look()) and time.monotonic() < deadline:
+            for process in left:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(left, timeout=1.0)
 
 
 def main() -> None:
     """Wait for the launcher's end, then clean up."""
     mark, *folders = sys.argv[1:]
+    herd = Herd(mark)
+    while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+        herd.look()
     orderly = sys.stdin.buffer.read() == ORDERLY
-    end(mark)
+    herd.end()
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     if not orderly and sys.stdout.isatty():

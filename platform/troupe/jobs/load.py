@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as a date in month 13
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a job is a mapping of keys to values; see examples/")
@@ -63,7 +63,7 @@ def put(data: dict[str, object], override: str) -> None:
         raise UserError(f"{override}: an override is key=value, such as actors.count=4")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"{path}: {text!r} is not a YAML value") from None
     *parents, last = path.split(".")
     here = data
@@ -185,6 +185,8 @@ class _Loader(yaml.SafeLoader):
     ) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # YAML itself refuses it below
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is there twice", key.start_mark

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from troupe.config import dump
 from troupe.errors import TroupeError, UserError
@@ -20,7 +20,7 @@ from troupe.jobs.cluster import LocalCluster, RayWorker, environment
 from troupe.jobs.spec import Job
 from troupe.live import View
 from troupe.monitor import Monitor
-from troupe.runs import RunFolder
+from troupe.runs import RunFolder, writing
 from troupe.store import server
 from troupe.store.board import Board
 from troupe.store.connection import Store, check_server
@@ -53,15 +53,16 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
 
     Raises:
         UserError: the job asks for what cannot be had.
-        RunError: a part failed for good. The run can be resumed.
+        RunError: a part failed for good, or the last save did. The run can be resumed.
     """
     with ExitStack() as stack:
         attempt = stack.enter_context(folder.attempt())
+        identity = folder.identity
         scratch, shared = _scratch()
         exported = {
             **environment(),
             guard.MARK: secrets.token_hex(16),
-            setting.RUN: folder.identity,
+            setting.RUN: identity,
             setting.RUN_FOLDER: str(folder.path.absolute()),
             setting.NODE_FOLDER: str(shared),
             setting.WEIGHTS_TOKEN: secrets.token_urlsafe(32),
@@ -71,12 +72,13 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         url, store_alive = _store(job, scratch)
         stack.enter_context(_exported({setting.STORE_URL: url}))
         cluster = LocalCluster(scratch)
-        store = Store.connect(url, folder.identity)
+        store = Store.connect(url, identity)
         stack.callback(store.close)
         board = Board(store)
         board.clear_stop()
         board.put("launch", {"job": dump(job), "attempt": attempt})
-        cluster.connect()
+        if not cluster.connect(stop):
+            return False
         stack.callback(cluster.disconnect)
         crew = Crew(job, view, {"Ray": cluster.alive, "the store": store_alive})
         monitor = stack.enter_context(Monitor(board, folder, job))
@@ -87,18 +89,28 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
 
 
 def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threading.Event) -> bool:
-    """Look after the run until its learner is done; true where its own limit ended it."""
+    """Look after the run until its learner is done; true where its own limit ended it.
+
+    Raises:
+        RunError: told to stop, the learner did not save.
+    """
     deadline = None
     while not crew.learned():
-        view.show(monitor.poll())
+        frame = monitor.poll()
+        view.show(frame)
         crew.look_after()
         if stop.is_set() and deadline is None:
+            if not frame.training:
+                return False  # there is nothing to save yet
             view.event("stopping: the learner finishes its update and saves")
             board.request_stop("told to stop")
+            crew.stopping = True
             deadline = time.monotonic() + STOP_SECONDS
         if deadline is not None and time.monotonic() > deadline:
-            view.event(f"the learner did not end within {STOP_SECONDS:.0f} s and is killed")
-            break
+            raise RunError(
+                f"the learner did not save within {STOP_SECONDS:.0f} s and was killed; what it had "
+                "saved before is safe"
+            )
         time.sleep(TICK) if stop.is_set() else stop.wait(TICK)
     view.show(monitor.poll())
     board.request_stop("the learner is done")
@@ -127,6 +139,8 @@ class Crew:
             "actor": job.actors.count,
             "evaluator": int(job.evaluation.every > 0),
         }
+        self.stopping = False
+        """Told to stop: from now on a learner that fails has failed to save."""
         self._foundations = foundations
         self._view = view
         self._posts = [
@@ -167,7 +181,8 @@ class Crew:
             post.due = now + 2.0 ** (len(post.failures) - 1)
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             text = f"{post.worker.name} failed: {reason[0]}"
-            if len(post.failures) >= FAILURES:
+            unsaved = self.stopping and post.worker.role == "learner"
+            if unsaved or len(post.failures) >= FAILURES:
                 raise RunError(f"{text} (log: logs/{post.worker.name}.log)")
             self._view.event(text)
         elif now >= post.due:
@@ -197,8 +212,11 @@ def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:
 
 def _with_password(url: str) -> str:
     """A store's URL with the password that the environment holds for it."""
-    parts = urlsplit(url)
-    if parts.password:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"store.url: not a URL such as redis://host:port: {error}") from None
+    if parts.password or "password" in parse_qs(parts.query):
         raise UserError(
             f"store.url: a job file is no place for a password; export {STORE_PASSWORD} instead"
         )
@@ -213,8 +231,9 @@ def _scratch() -> tuple[Path, Path]:
     """A folder on disk for sockets and logs, and one for weights, in memory where there is room."""
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MIN_MEMORY_BYTES
     shared = MEMORY if roomy and os.access(MEMORY, os.W_OK) else None
-    disk = Path(tempfile.mkdtemp(prefix="troupe-"))
-    return disk, Path(tempfile.mkdtemp(prefix="troupe-", dir=shared))
+    with writing(Path(tempfile.gettempdir())):
+        disk = Path(tempfile.mkdtemp(prefix="troupe-"))
+        return disk, Path(tempfile.mkdtemp(prefix="troupe-", dir=shared))
 
 
 @contextmanager

@@ -2,21 +2,26 @@
 
 import argparse
 import importlib
+import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
 
+from troupe import checkpoint as checkpoints
 from troupe import curves
 from troupe.config import dump, parse
+from troupe.errors import UserError
 from troupe.jobs import load, local
 from troupe.jobs.spec import Job
 from troupe.live import open_view
-from troupe.runs import RunFolder
+from troupe.runs import RUNS, RunFolder
 
 FINAL_DEALS = 1000
+SETTLED = ("game.", "policies.", "network.", "algorithm.name", "algorithm.optimizer.name")
+"""Beginnings of the keys that a checkpoint depends on."""
 
 
 def train(job: Job, base: Path) -> int:
@@ -30,15 +35,46 @@ def train(job: Job, base: Path) -> int:
 def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> int:
     """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
     folder = RunFolder.find(text, base)
-    data = dump(folder.job())
+    before = folder.job()
+    data = dump(before)
     for override in overrides:
         load.put(data, override)
     job = load.resolve(parse(Job, data))
+    _check_saved(folder, before, job, checkpoint)
     load.check_disk(folder.path)
     local.check_store(job)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     return _go(job, folder)
+
+
+def _check_saved(folder: RunFolder, before: Job, job: Job, name: str | None) -> None:
+    """See that a changed job can go on from what was saved, before anything is touched.
+
+    Raises:
+        UserError: a key was changed on which checkpoints depend.
+        CheckpointError: the checkpoint to go on from is not sound.
+    """
+    saved = checkpoints.available(folder.path)
+    if not saved:
+        return
+    old, new = _flat(dump(before)), _flat(dump(job))
+    for key in sorted(old.keys() | new.keys()):
+        if key.startswith(SETTLED) and old.get(key) != new.get(key):
+            raise UserError(
+                f"{key}: {new.get(key)!r} does not fit the run's checkpoints, made with "
+                f"{old.get(key)!r}; leave it, or start a new run with `troupe train`"
+            )
+    for path in [path for path in saved if path.name == name] if name else saved[-1:]:
+        checkpoints.load(path)
+
+
+def _flat(data: Mapping[str, object], at: str = "") -> dict[str, object]:
+    """Values by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) else {at + key: value}
+    return flat
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -70,11 +106,13 @@ def _go(job: Job, folder: RunFolder) -> int:
         with open_view(job, folder) as view, _signals(stop):
             complete = local.run(job, folder, view, stop)
     except local.RunError as error:
-        raise local.RunError(f"{error}; go on with: troupe resume {folder.name}") from None
+        raise local.RunError(f"{error}; go on with: troupe resume {_spelt(folder)}") from None
     picture = curves.draw(folder.path)
-    name = folder.path.name
+    name = _spelt(folder)
     if not complete:
-        print(f"Stopped and saved. Go on with: troupe resume {name}")
+        saved = checkpoints.available(folder.path)
+        how = f"Stopped, saved as {saved[-1].name}" if saved else "Stopped before training began"
+        print(f"{how}. Go on with: troupe resume {name}")
         return 0
     print(f"Done. Judging the agents over {FINAL_DEALS:,} deals, each played in both seats ...")
     _commands().eval_command(
@@ -91,6 +129,11 @@ def _go(job: Job, folder: RunFolder) -> int:
     print(f"Judge:   troupe eval {name} --against rule")
     print(f"Go on:   troupe resume {name} stop.steps=...")
     return 0
+
+
+def _spelt(folder: RunFolder) -> str:
+    """How a person types the run in a command."""
+    return folder.name if folder.path.parent == RUNS else shlex.quote(str(folder.path))
 
 
 def _commands() -> ModuleType:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from troupe.config import parse
@@ -26,9 +26,9 @@ NODE_FOLDER = "TROUPE_NODE_FOLDER"
 class WorkerSetting:
     """Where a worker belongs. Everything else it needs lies in the store, by key."""
 
-    store_url: str
+    store_url: str = field(repr=False)
     """The store's address, with its password."""
-    weights_token: str
+    weights_token: str = field(repr=False)
     run: str
     """The run's identity, which prefixes its keys in the store."""
     run_folder: Path
@@ -63,7 +63,7 @@ class WorkerSetting:
             StoreError: the store is not reachable or holds another run.
         """
         with ExitStack() as stack:
-            store = Store.connect(self.store_url, self.run)
+            store = Store.connect(self.store_url, self.run, create=False)
             stack.callback(store.close)
             board = Board(store)
             launch = board.get("launch")
