@@ -1,0 +1,102 @@
+"""Watching over a run: when it ends, and whether that went well."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import pytest
+
+from troupe.checkpoint import CheckpointError
+from troupe.jobs import local
+from troupe.jobs.spec import GameSettings, Job
+from troupe.live import SilentView
+from troupe.monitor import Monitor
+from troupe.store.board import Board
+
+JOB = Job(name="small", game=GameSettings(name="doudizhu"), algorithm={"name": "x"})
+Outcome = BaseException | Literal[True] | None
+
+
+class Worker:
+    """A worker that fares as the test says."""
+
+    outcomes: dict[str, Outcome] = {}  # noqa: RUF012 - set anew by each test
+
+    def __init__(self, path: str, role: str, slot: int) -> None:
+        self.role, self.name = role, f"{role}-{slot}"
+
+    def outcome(self) -> Outcome:
+        return self.outcomes.get(self.role)
+
+    def start_again(self) -> None:
+        self.outcomes.pop(self.role)
+
+
+@dataclass
+class Frame:
+    training: bool
+
+
+@dataclass
+class Surroundings:
+    """What a run reports to."""
+
+    training: bool = True
+    said: list[str] = field(default_factory=list)
+
+    def poll(self) -> Frame:
+        return Frame(self.training)
+
+    def request_stop(self, reason: str) -> None:
+        self.said.append(reason)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
+    monkeypatch.setattr(local, "RayWorker", Worker)
+    monkeypatch.setattr(local, "TICK", 0.0)
+    monkeypatch.setattr(local, "STOP_SECONDS", 0.0)
+
+    def run(around: Surroundings, outcomes: dict[str, Outcome], *, stopped: bool) -> bool:
+        Worker.outcomes = outcomes
+        stop = threading.Event()
+        if stopped:
+            stop.set()
+        view = SilentView()
+        crew = local.Crew(JOB, view, {})
+        board, monitor = cast(Board, around), cast(Monitor, around)
+        return local._watch(crew, board, monitor, view, stop)
+
+    return run
+
+
+def test_a_run_ends_with_its_learner(watch: Callable[..., bool]) -> None:
+    around = Surroundings()
+    assert watch(around, {"learner": True}, stopped=False)
+    assert around.said == ["the learner is done"]
+
+
+def test_told_to_stop_before_training_it_ends_at_once(watch: Callable[..., bool]) -> None:
+    assert not watch(Surroundings(training=False), {}, stopped=True)
+
+
+def test_a_last_save_that_fails_is_an_error_and_not_tried_from_an_older_checkpoint(
+    watch: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "STOP_SECONDS", 60.0)
+    around = Surroundings()
+
+    class FullDisk(dict[str, Outcome]):
+        def get(self, role: str, default: Outcome = None) -> Outcome:  # type: ignore[override]
+            full = around.said and role == "learner"
+            return CheckpointError("step-9: not saved, the disk is full") if full else default
+
+    with pytest.raises(local.RunError, match="learner-0 failed: step-9: not saved") as caught:
+        watch(around, FullDisk(), stopped=True)
+    assert caught.value.exit_code == 1
+
+
+def test_a_learner_that_does_not_save_in_time_is_an_error(watch: Callable[..., bool]) -> None:
+    with pytest.raises(local.RunError, match="did not save within"):
+        watch(Surroundings(), {}, stopped=True)
