@@ -3,10 +3,11 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from troupe import __version__, cli
+from troupe import __version__, cli, runs
 
 QUICK = 0.3
 
@@ -38,6 +39,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"troupe {__version__}\n"
+
+
+def test_what_the_system_refuses_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(base: Path, *, as_json: bool) -> int:
+        (base / "gone" / "lock").open("x")
+        return 0
+
+    monkeypatch.setattr(runs, "show", refuse)
+    assert cli.main(["list", "--runs", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"troupe: {tmp_path}/gone/lock: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From snapshots to frames, and from frames to the run's files."""
 
+import io
 import json
 import math
 import struct
@@ -60,8 +61,12 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(RunFolder.create(tmp_path, JOB))
 
 
-def train(scene: Scene, monitor: Monitor, seconds: int, start: float = 0.0) -> None:
-    """Two actors make 500 decisions a second each, the learner trains 600 steps in 2 updates."""
+def train(scene: Scene, monitor: Monitor, seconds: int, start: float = 0.0) -> list[str]:
+    """Two actors make 500 decisions a second each, the learner trains 600 steps in 2 updates.
+
+    Returns the events.
+    """
+    events: list[str] = []
     for _ in range(seconds):
         scene.now += 1
         done = start + scene.now
@@ -75,7 +80,8 @@ def train(scene: Scene, monitor: Monitor, seconds: int, start: float = 0.0) -> N
             updates=2 * done,
             training_seconds=done,
         )
-        monitor.poll()
+        events += monitor.poll().events
+    return events
 
 
 def test_counters_are_summed_and_rates_follow_the_processes_own_clocks(scene: Scene):
@@ -281,6 +287,32 @@ def test_a_number_that_is_none_is_left_out_of_the_journal(scene: Scene):
     (line,) = [json.loads(text) for text in scene.folder.metrics.read_text().splitlines()]
     assert "learner/loss/landlord" not in line
     assert line["learner/steps_trained"] == 1
+
+
+def test_a_full_disk_is_an_event_and_the_journal_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    with scene.open() as monitor:
+        journal = monitor._journal
+        train(scene, monitor, 7)
+        with monkeypatch.context() as full:
+            full.setattr(journal, "_lines", FullDisk(journal._lines))
+            events = train(scene, monitor, 11)
+        assert [event for event in events if "no space left" in event] == [
+            f"{scene.folder.metrics}: no space left on device; make room or mend the disk, then go on"
+        ]
+        assert not train(scene, monitor, 6)
+    assert [line["step"] for line in read(scene.folder.metrics)] == [3600, 12_600, 14_400]
+
+
+class FullDisk:
+    """A file that takes a few bytes of what is written."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        return self.file.write(data[:9])
 
 
 def test_tensorboard_gets_the_same_numbers(scene: Scene):

@@ -26,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that cannot be read
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"troupe: {what}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

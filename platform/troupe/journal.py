@@ -1,5 +1,6 @@
 """A run's numbers on disk: `metrics.jsonl`, one flat JSON object a line, and TensorBoard's events."""
 
+import errno
 import json
 import math
 import os
@@ -30,8 +31,8 @@ class Journal:
             self.last = last_line(folder.metrics)
             """What an earlier attempt wrote last."""
             self._lines = stack.enter_context(folder.metrics.open("ab", buffering=0))
-            if _torn(folder.metrics):
-                self._lines.write(b"\n")
+            self._torn = _torn(folder.metrics)
+            """Whether the newest line was cut short."""
             folder.tensorboard.mkdir(exist_ok=True)
             self._events = EventWriter(folder.tensorboard, time)
             stack.pop_all()
@@ -41,8 +42,12 @@ class Journal:
         scalars = frame.scalars()
         line: Line = {"time": round(frame.time, 3), "step": frame.step, "attempt": frame.attempt}
         line |= {name: _brief(value) for name, value in scalars.items() if math.isfinite(value)}
+        data = json.dumps(line).encode() + b"\n"
         with writing(self._path):
-            self._lines.write(json.dumps(line).encode() + b"\n")
+            if self._lines.write(b"\n" * self._torn + data) < len(data):
+                self._torn = True
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._torn = False
             if frame.step < self._step:  # also a learner that fell back to its last checkpoint
                 self._events.restart(frame.step, frame.time)
             self._events.scalars(scalars, frame.step, frame.time)

@@ -56,6 +56,8 @@ class Monitor:
         self._tracks: defaultdict[str, Track] = defaultdict(Track)
         self._frame: Frame | None = None
         self._reachable = True
+        self._unwritten = False
+        """Whether the newest line could not be written."""
         self._waiting_for = ""
 
     def __enter__(self) -> "Monitor":
@@ -69,34 +71,42 @@ class Monitor:
     ) -> None:
         try:
             if self._frame is not None and self._frame.training:
-                self._journal.write(self._frame)
+                self._write(self._frame)
         finally:
             self._journal.close()
 
     def poll(self) -> Frame:
         """Look at all processes; every few seconds, write down what was seen.
 
-        A store that does not answer is an event, and the frame tells what was known before.
-
-        Raises:
-            UserError, RunFolderError: the journal cannot be written.
+        A store that does not answer is an event, and the frame tells what was known before. So is
+        a journal that cannot be written: what is being learned matters more.
         """
         events = [*self._look()]
         frame = self._compose()
         if self._frame is not None:
             events += news(self._frame, frame)
-        self._frame = replace(frame, events=tuple(events))
         if frame.training:
-            self._keep(frame)
+            events += self._keep(frame)
+        self._frame = replace(frame, events=tuple(events))
         return self._frame
 
-    def _keep(self, frame: Frame) -> None:
-        """Write every few seconds, for the first time once rates are known."""
+    def _keep(self, frame: Frame) -> list[str]:
+        """Write every few seconds, for the first time once rates are known; what went wrong."""
         now = self._clock()
-        if now >= self._due:
-            self._journal.write(frame)
+        wrong = self._write(frame) if now >= self._due else []
         if now >= self._due or self._due == math.inf:
             self._due = now + EVERY
+        return wrong
+
+    def _write(self, frame: Frame) -> list[str]:
+        try:
+            self._journal.write(frame)
+        except TroupeError as error:
+            wrong = [] if self._unwritten else [str(error)]
+            self._unwritten = True
+            return wrong
+        self._unwritten = False
+        return []
 
     def _look(self) -> Iterator[str]:
         try:
