@@ -12,6 +12,7 @@ from troupe.jobs import local
 from troupe.jobs.spec import GameSettings, Job
 from troupe.live import SilentView
 from troupe.monitor import Monitor
+from troupe.store import StoreError
 from troupe.store.board import Board
 
 JOB = Job(name="small", game=GameSettings(name="doudizhu"), algorithm={"name": "x"})
@@ -64,7 +65,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
         if stopped:
             stop.set()
         view = SilentView()
-        crew = local.Crew(JOB, view, {})
+        crew = local.Crew(JOB, view, {}, lambda: None)
         board, monitor = cast(Board, around), cast(Monitor, around)
         return local._watch(crew, board, monitor, view, stop)
 
@@ -100,3 +101,17 @@ def test_a_last_save_that_fails_is_an_error_and_not_tried_from_an_older_checkpoi
 def test_a_learner_that_does_not_save_in_time_is_an_error(watch: Callable[..., bool]) -> None:
     with pytest.raises(local.RunError, match="did not save within"):
         watch(Surroundings(), {}, stopped=True)
+
+
+def test_a_worker_that_failed_is_started_again_once_the_store_knows_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "RayWorker", Worker)
+    Worker.outcomes = {"evaluator": StoreError("the store does not know the run")}
+    announced: list[bool] = []
+    crew = local.Crew(JOB, SilentView(), {}, lambda: announced.append(True))
+    crew.look_after()
+    monkeypatch.setattr(local.time, "monotonic", lambda: 1e12)
+    crew.look_after()
+    assert announced == [True]
+    assert not Worker.outcomes

@@ -17,7 +17,7 @@ import pytest
 
 from troupe.errors import TroupeError
 from troupe.metrics import Metrics
-from troupe.weights import framing
+from troupe.weights import framing, worker
 from troupe.weights.channel import PUBLISH
 from troupe.weights.client import Weights, WeightsClient
 from troupe.weights.credentials import metadata
@@ -214,14 +214,14 @@ def working(folder: Path, board: Board) -> Iterator[Setting]:
     """A weight server as a worker, on a thread; told to stop at the end."""
     setting = Setting(folder, board)
     board.ready.clear()
-    worker = threading.Thread(target=WeightServer(setting).run)
-    worker.start()
+    thread = threading.Thread(target=WeightServer(setting).run)
+    thread.start()
     board.ready.wait()
     try:
         yield setting
     finally:
         setting.reporter.stop.set()
-        worker.join()
+        thread.join()
 
 
 def test_the_worker_comes_back_to_its_port_if_it_is_free(tmp_path: Path) -> None:
@@ -233,6 +233,19 @@ def test_the_worker_comes_back_to_its_port_if_it_is_free(tmp_path: Path) -> None
     host, _, port = first.rpartition(":")
     with socket.create_server((host, int(port))), working(tmp_path, board):
         assert board.documents["weights"]["address"] != first
+
+
+def test_the_worker_tells_its_address_again_to_a_store_that_lost_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_REMIND_SECONDS", 0.01)
+    board = Board()
+    with working(tmp_path, board):
+        held = dict(board.documents)
+        board.ready.clear()
+        board.documents.clear()
+        assert board.ready.wait(20)
+        assert board.documents == held
 
 
 def test_the_worker_stays_until_those_who_watch_have_left(tmp_path: Path) -> None:

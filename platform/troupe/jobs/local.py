@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -76,11 +77,12 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         stack.callback(store.close)
         board = Board(store)
         board.clear_stop()
-        board.put("launch", {"job": dump(job), "attempt": attempt})
+        announce = partial(board.put, "launch", {"job": dump(job), "attempt": attempt})
+        announce()
         if not cluster.connect(stop):
             return False
         stack.callback(cluster.disconnect)
-        crew = Crew(job, view, {"Ray": cluster.alive, "the store": store_alive})
+        crew = Crew(job, view, {"Ray": cluster.alive, "the store": store_alive}, announce)
         monitor = stack.enter_context(Monitor(board, folder, job))
         complete = _watch(crew, board, monitor, view, stop)
         if complete:
@@ -131,8 +133,17 @@ class Post:
 class Crew:
     """The workers of a run. A killed one is started again by Ray, a failed one from here."""
 
-    def __init__(self, job: Job, view: View, foundations: Mapping[str, Callable[[], bool]]) -> None:
-        """`foundations` says of each part that nothing works without whether it still runs."""
+    def __init__(
+        self,
+        job: Job,
+        view: View,
+        foundations: Mapping[str, Callable[[], bool]],
+        announce: Callable[[], None],
+    ) -> None:
+        """`foundations` says of each part that nothing works without whether it still runs.
+
+        `announce` tells the store of the run: one that lost its memory has to be told again.
+        """
         slots = {
             "weights": 1,
             "learner": 1,
@@ -143,6 +154,7 @@ class Crew:
         """Told to stop: from now on a learner that fails has failed to save."""
         self._foundations = foundations
         self._view = view
+        self._announce = announce
         self._posts = [
             Post(RayWorker(PATHS[role], role, slot))
             for role, count in slots.items()
@@ -187,6 +199,7 @@ class Crew:
             self._view.event(text)
         elif now >= post.due:
             post.due = None
+            self._announce()
             post.worker.start_again()
 
 

@@ -1,7 +1,7 @@
 """What a worker is told when it starts, and the connections it opens from that."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,7 @@ class WorkerSetting:
             metrics = Metrics()
             reporter = stack.enter_context(Reporter(metrics, board, self.name))
             weights = WeightsClient(
-                lambda: _address(board),
+                _whereabouts(board),
                 token=self.weights_token,
                 folder=self.node_folder / "weights",
                 attempt=attempt,
@@ -107,7 +107,15 @@ class Connections:
     reporter: Reporter
 
 
-def _address(board: Board) -> str | None:
-    """Where the weight server listens now; none while it has not said so."""
-    document = board.get("weights")
-    return None if document is None else str(document["address"])
+def _whereabouts(board: Board) -> Callable[[], str | None]:
+    """Tells where the weight server listens: what it said last, none while it has said nothing."""
+    known: str | None = None
+
+    def look() -> str | None:
+        nonlocal known
+        document = board.get("weights")
+        if document is not None:  # a store that lost its memory has forgotten it
+            known = str(document["address"])
+        return known
+
+    return look

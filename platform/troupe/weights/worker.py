@@ -1,12 +1,16 @@
 """The weight server as a worker of a run."""
 
 import asyncio
+from contextlib import suppress
 
 from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.store import StoreError
+from troupe.store.board import Board
 from troupe.weights.server import PortError, serve
 
 _LOOK_SECONDS = 0.1
 _LAST_SECONDS = 3.0
+_REMIND_SECONDS = 1.0
 
 
 class WeightServer:
@@ -28,19 +32,25 @@ class WeightServer:
 
     async def _listen(self, ends: Connections, port: int) -> None:
         stop = asyncio.Event()
-        watching = asyncio.create_task(_watch(ends, stop))
+        watching = [asyncio.create_task(_watch(ends, stop))]
+
+        def announce(address: str) -> None:
+            ends.board.put("weights", {"address": address})
+            watching.append(asyncio.create_task(_remind(ends.board, address)))
+
         try:
             await serve(
                 self._setting.node_folder / "served",
                 token=self._setting.weights_token,
-                on_ready=lambda address: ends.board.put("weights", {"address": address}),
+                on_ready=announce,
                 stop=stop,
                 port=port,
                 pins=self._setting.run_folder / "pinned",
                 metrics=ends.metrics,
             )
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
 
 
 async def _watch(ends: Connections, stop: asyncio.Event) -> None:
@@ -53,6 +63,15 @@ async def _watch(ends: Connections, stop: asyncio.Event) -> None:
             break
         await asyncio.sleep(_LOOK_SECONDS)
     stop.set()
+
+
+async def _remind(board: Board, address: str) -> None:
+    """Tell the address again to a store that lost its memory."""
+    while True:
+        await asyncio.sleep(_REMIND_SECONDS)
+        with suppress(StoreError):  # it is away; it may come back
+            if await asyncio.to_thread(board.get, "weights") is None:
+                await asyncio.to_thread(board.put, "weights", {"address": address})
 
 
 def _port(document: dict[str, object] | None) -> int:
