@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from troupe.episodes import Columns
-from troupe_actors.games.doudizhu import Game, Rules, Tables, deal_hands
+from troupe_actors.games.doudizhu import Game, Rules, Tables, deal_hands, features
 from troupe_actors.games.doudizhu.cards import counts, thermometer
 from troupe_actors.games.doudizhu.names import describe
 
@@ -156,3 +156,13 @@ def test_hidden_cards_never_reach_an_observation(key: int, moves: int, seat: int
     assert tables.view(0, seat) == again.view(0, seat)
     if tables.turn().seat[0] == seat:
         np.testing.assert_array_equal(tables.turn().moves, again.turn().moves)
+
+
+def test_the_last_feature_of_a_row_is_not_written_behind_it() -> None:
+    """Compiled code would do so in silence; the same function uncompiled cannot."""
+    plain = features._put.py_func  # type: ignore[attr-defined]
+    for at in range(max(features.STATE_BITS)):
+        row = np.zeros(features.STATE_WORDS, np.int64)
+        plain(row, at, np.int64(1))
+        bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+        assert np.flatnonzero(bits).tolist() == [at]

@@ -43,7 +43,7 @@ def _put(row: NDArray[np.int64], at: int, bits: int) -> None:
     """Set `bits`, none of them negative, in a cleared row from bit `at` on."""
     word, shift = at >> 6, at & 63
     row[word] |= bits << shift
-    if shift > 10:
+    if shift > 10 and word + 1 < len(row):  # compiled code checks no bounds
         row[word + 1] |= bits >> (64 - shift)
 
 
