@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from troupe import checkpoint
@@ -24,6 +25,7 @@ from troupe.store.board import Board
 from troupe.store.connection import Store
 from troupe.store.replay import ReplayLog
 from troupe.weights.errors import NotNewerError
+from troupe_learners.precision import Precision
 from troupe_learners.worker import Session
 
 SPACES = Spaces({"state": spaces.MultiBinary(8)}, spaces.MultiBinary(8))
@@ -337,3 +339,19 @@ def test_a_diverged_policy_is_neither_published_nor_saved(stage: Stage) -> None:
         stage.run(updates=1)
     assert stage.published.newest("even") == 0
     assert checkpoint.available(stage.folder) == []
+
+
+def test_a_gradient_without_a_value_ends_it_before_anyone_gets_the_weights(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless fp16 skips such a step, the weights are lost although the loss was sound."""
+    open_log(stage)
+    stage.push(block(0, steps=64))
+    monkeypatch.setattr(Precision, "step", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(TroupeError, match="the grad_norm of even is nan at update 1"):
+        stage.run(updates=1)
+    assert stage.published.newest("even") == 0
+    assert checkpoint.available(stage.folder) == []
+    monkeypatch.setattr(Precision, "skips_overflow", True)
+    stage.run(updates=1)
+    assert "grad_norm/even" not in stage.metrics.snapshot()

@@ -20,6 +20,11 @@ class Precision:
         self._device = device.type
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
+    @property
+    def skips_overflow(self) -> bool:
+        """Whether a gradient that is not finite does no harm."""
+        return self._scaler.is_enabled()
+
     def autocast(self) -> torch.autocast:
         """Within this, matrix products are computed in the chosen dtype."""
         mixed = self._dtype is not torch.float32

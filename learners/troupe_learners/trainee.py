@@ -58,6 +58,11 @@ class Trainee:
         self.updates += 1
         return metrics
 
+    @property
+    def skips_overflow(self) -> bool:
+        """Whether a gradient that is not finite does no harm, see `Precision`."""
+        return self._precision.skips_overflow
+
     def weights(self) -> dict[str, Array]:
         """A copy of the weights by parameter name, float32 in host memory."""
         return self._optimizer.weights()

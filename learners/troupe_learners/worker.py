@@ -156,15 +156,14 @@ class Session:
     def _report(self, trainee: Trainee, scalars: Mapping[str, Tensor]) -> None:
         """Read an update's scalars from the device, all in one copy, before anyone gets its weights."""
         values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
-        if not np.isfinite(values["loss"]):
-            raise TroupeError(
-                f"learner: the loss of {trainee.name} is {values['loss']} at update "
-                f"{trainee.updates}; lower algorithm.optimizer.lr, and resume"
-            )
+        for name in ("loss",) if trainee.skips_overflow else ("loss", "grad_norm"):
+            if not np.isfinite(values[name]):
+                raise TroupeError(
+                    f"learner: the {name} of {trainee.name} is {values[name]} at update "
+                    f"{trainee.updates}; lower algorithm.optimizer.lr, and resume"
+                )
         for name, value in values.items():
-            if np.isfinite(
-                value
-            ):  # a gradient may overflow under fp16; the next one is scaled down
+            if np.isfinite(value):
                 self._metrics.set(f"{name}/{trainee.name}", value)
         self._report_totals()
 
