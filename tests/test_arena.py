@@ -17,6 +17,7 @@ from troupe.errors import UserError
 from troupe.jobs.spec import Job
 from troupe.metrics import Metrics
 from troupe.runs import RunFolder
+from troupe.weights.errors import MissingError, UnreachableError
 from troupe_actors import agents, arena, commands, deals, evaluator, games
 from troupe_actors.agents import Position, policy
 from troupe_actors.agents.doudizhu_rule import RuleAgent
@@ -226,6 +227,14 @@ def test_a_run_of_another_game_is_refused(tmp_path: Path) -> None:
         agents.check(str(tmp_path / "tiny-1"), "leduc", "evaluation.against")
 
 
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    job = run / "job.yaml"
+    job.write_text(job.read_text().replace("hidden: 16", "hidden: 32"))
+    with pytest.raises(checkpoint.CheckpointError, match=r"step-0+10: landlord: .*was job.yaml"):
+        policy.load(run, GAME)
+
+
 def test_a_run_without_a_checkpoint_is_no_opponent(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (checkpoint.newest(run) / checkpoint.MANIFEST).unlink()
@@ -267,12 +276,15 @@ class _Ends:
         self.board = SimpleNamespace(snapshots=lambda: {"learner-0": {"steps_trained": 3200.0}})
         self.weights = self
         self.versions: dict[str, int] = {}
+        self.failures: list[Exception] = []
         self._tensors = random_weights(job)
 
     def latest(self, name: str) -> int | None:
         return self.versions.get(name)
 
     def fetch(self, name: str) -> SimpleNamespace:
+        if self.failures:
+            raise self.failures.pop()
         return SimpleNamespace(version=self.versions[name], tensors=self._tensors[name])
 
 
@@ -290,6 +302,15 @@ def test_the_evaluator_judges_the_newest_weights(tmp_path: Path) -> None:
         wp, low, high = (shown[f"eval/{opponent}/{name}"] for name in ("wp", "wp_low", "wp_high"))
         assert 0 <= low <= wp <= high <= 1
         assert f"eval/{opponent}/adp" in shown
+
+
+def test_the_evaluator_waits_for_weights_that_cannot_be_had(tmp_path: Path) -> None:
+    ends = _Ends(RunFolder(make_run(tmp_path)).job())
+    ends.versions = dict.fromkeys(GAME.seats, 1)
+    ends.failures = [MissingError("replaced"), UnreachableError("restarting")]
+    judge = evaluator.Judge(ends)  # type: ignore[arg-type]
+    assert [judge.judge() for _ in range(3)] == [False, False, True]
+    assert ends.metrics.snapshot()["weight_misses"] == 2
 
 
 def test_the_evaluator_ends_when_told_to(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The evaluator: judges the newest weights while they are learned, at the lowest priority."""
 
+import logging
 import os
 import time
 
 import torch
 
 from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe_actors import agents, arena, deals, games
 from troupe_actors.agents.policy import PolicyAgent
 from troupe_actors.arena import Result
+
+log = logging.getLogger("troupe.evaluator")
 
 NICENESS = 15
 DEALS_SEED = 0
@@ -29,7 +33,7 @@ class Evaluator:
             UserError: an opponent cannot be loaded.
             TroupeError: the store or the weight server is gone for good, or an agent failed.
         """
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        os.setpriority(os.PRIO_PROCESS, 0, max(os.nice(0), NICENESS))
         torch.set_num_threads(1)
         with self._setting.open() as ends:
             Judge(ends).run()
@@ -59,7 +63,7 @@ class Judge:
             self._stop.wait(pause)
 
     def judge(self) -> bool:
-        """Play the newest weights against every opponent; false where there were none yet."""
+        """Play the newest weights against every opponent; false where there were none to be had."""
         steps = self._steps_trained()
         if not self._fetch():
             return False
@@ -75,15 +79,20 @@ class Judge:
         return True
 
     def _fetch(self) -> bool:
-        """Take the newest weights of every policy, once there are some of each."""
+        """Take the newest weights of every policy; false while some cannot be had."""
         client = self._ends.weights
         policies = sorted(set(self._agent.policies))
-        if any(client.latest(policy) is None for policy in policies):
+        try:
+            if any(client.latest(policy) is None for policy in policies):
+                return False
+            for policy in policies:
+                weights = client.fetch(policy)
+                self._agent.load(policy, weights.tensors)
+                self._ends.metrics.set(f"version/{policy}", weights.version)
+        except (DamagedError, MissingError, UnreachableError) as error:
+            self._ends.metrics.add("weight_misses")
+            log.info("%s; trying again", error)
             return False
-        for policy in policies:
-            weights = client.fetch(policy)
-            self._agent.load(policy, weights.tensors)
-            self._ends.metrics.set(f"version/{policy}", weights.version)
         return True
 
     def _steps_trained(self) -> float:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troupe import checkpoint as checkpoints
+from troupe.checkpoint import CheckpointError
 from troupe.episodes import Array
-from troupe.errors import UserError
+from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import Job
 from troupe.policies import Acting, Decisions, create_acting
 from troupe.policies.devices import resolve_device, resolve_precision
@@ -71,7 +72,7 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
 
     Raises:
         UserError: the run plays another game than `game`.
-        CheckpointError: there is no sound checkpoint.
+        CheckpointError: there is no sound checkpoint, or it is of another job.
     """
     run = RunFolder(folder)
     job = run.job()
@@ -80,7 +81,11 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
     path = find_checkpoint(folder, checkpoint)
     agent = PolicyAgent(run.name, game, job)
     for policy in sorted(set(agent.policies)):
-        agent.load(policy, checkpoints.load_policy(path, policy))
+        tensors = checkpoints.load_policy(path, policy)
+        try:
+            agent.load(policy, tensors)
+        except TroupeError as error:
+            raise CheckpointError(f"{path}: {policy}: {error}; was job.yaml changed?") from None
     return agent
 
 
