@@ -38,7 +38,8 @@ class Actor:
             TroupeError: the store or the weight server is gone for good, or weights do not fit.
         """
         with self._setting.open() as ends:
-            os.nice(ends.job.actors.niceness)
+            # Absolute, as this may run again in one process; never below what we were started with.
+            os.setpriority(os.PRIO_PROCESS, 0, max(os.nice(0), ends.job.actors.niceness))
             torch.set_num_threads(1)
             Session(self._setting, ends).run()
 
