@@ -1,7 +1,7 @@
 """Deep Monte Carlo (Zha et al., "DouZero", ICML 2021, arXiv:2106.06135).
 
-Q(s, a) is regressed on the return that followed: no bootstrapping, no importance weights. With
-one update per batch it differs from the paper in nothing but the size of a batch.
+Q(s, a) is regressed on the return that followed: no bootstrapping, no importance weights. Batches
+are made up differently from the paper's; `docs/deep_monte_carlo.md` says how.
 """
 
 from typing import Annotated, Literal
