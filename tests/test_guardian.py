@@ -45,6 +45,16 @@ def test_nothing_marked_outlives_the_launcher(tmp_path: Path, end: str) -> None:
     assert not folder.exists()
 
 
+def test_a_zombie_is_not_waited_for(tmp_path: Path) -> None:
+    mark = f"test-{os.getpid()}-zombie"
+    child = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: mark})
+    herd = Herd(mark)
+    assert herd.look() == {psutil.Process(child.pid)}
+    herd.end()  # this process, its parent, has not waited for it
+    assert not herd.look()
+    assert child.wait() == -9
+
+
 def test_finishing_waits_until_all_is_clean(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     folder.mkdir()
@@ -79,4 +89,5 @@ def test_one_that_lost_its_mark_is_found_by_its_descent() -> None:
     parent.kill()
     parent.wait()
     herd.end()
-    assert not child.is_running()
+    _, alive = psutil.wait_procs([child], timeout=10)
+    assert not alive

@@ -66,13 +66,16 @@ class Herd:
 
     def look(self) -> set[psutil.Process]:
         """Find those that carry the mark, and whatever descends from one that did."""
-        found = self._known.union(marked(self._mark))
-        for process in list(found):
+        found: set[psutil.Process] = set()
+        for process in sorted(self._known.union(marked(self._mark)), key=lambda one: one.pid):
+            if process in found:
+                continue
+            found.add(process)
             try:
                 found.update(process.children(recursive=True))
             except psutil.NoSuchProcess:
                 continue
-        self._known = {process for process in found if process.is_running()}
+        self._known = {process for process in found if _lives(process)}
         return self._known
 
     def end(self) -> None:
@@ -84,7 +87,15 @@ class Herd:
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            psutil.wait_procs(left, timeout=1.0)
+            time.sleep(0.05)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether there is still something to kill: a zombie is its parent's to clear away."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main() -> None:
