@@ -65,11 +65,28 @@ def test_what_a_crash_left_behind_is_ignored_and_swept_up(tmp_path: Path) -> Non
     half_written = good.with_name(".step-000000000200.tmp")
     half_written.mkdir()
     (half_written / "manifest.json").write_text("{}")
-    half_deleted = good.with_name("step-000000000050")
+    half_deleted = good.with_name(".step-000000000050.tmp")
     half_deleted.mkdir()
     assert checkpoint.newest(tmp_path) == good
     checkpoint.save(tmp_path, sample(300))
     assert not half_written.exists()
+    assert not half_deleted.exists()
+
+
+def test_a_crash_while_an_old_one_is_deleted_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    checkpoint.save(tmp_path, sample(100), keep=1)
+    with monkeypatch.context() as dying:
+        dying.setattr(checkpoint.shutil, "rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, sample(200), keep=1)
+    assert checkpoint.newest(tmp_path).name == "step-000000000200"
+    checkpoint.save(tmp_path, sample(300), keep=1)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-000000000300"]
 
 
 def test_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:

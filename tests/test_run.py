@@ -99,9 +99,12 @@ def end(launched: Launched) -> None:
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
     started: list[Launched] = []
 
+    place = tmp_path / "a place with spaces"
+    place.mkdir()
+
     def start(*arguments: str) -> Launched:
-        (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
-        started.append(Launched(tmp_path, *arguments))
+        (place / "job.yaml").write_text(yaml.safe_dump(JOB))
+        started.append(Launched(place, *arguments))
         return started[-1]
 
     yield start
@@ -167,6 +170,7 @@ def test_a_killed_launcher_leaves_no_process_behind_and_its_run_resumes(
     assert not run.family()
 
     again = launch("resume", "small-1")
+    again.until(lambda: again.newest("attempt") == 2)
     again.trained(saved + 1000)
     assert not [folder for folder in scratch if folder.exists()]
     again.process.send_signal(signal.SIGTERM)
