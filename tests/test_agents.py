@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 
 def test_rows_of_some_tables_are_cut_out_and_counted_anew() -> None:
     offsets = np.array([0, 2, 2, 5, 9])
-    rows, own = agents.rows_of(offsets, np.array([3, 0, 1]))
+    rows, own = games.rows_of(offsets, np.array([3, 0, 1]))
     assert rows.tolist() == [5, 6, 7, 8, 0, 1]
     assert own.tolist() == [0, 4, 6, 6]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from troupe.episodes import Array, Episodes
 from troupe.policies import Acting, Decisions, Spaces
-from troupe_actors.games import Tables, Turn
+from troupe_actors.games import Tables, Turn, rows_of
 from troupe_actors.recorder import Author, Recorder
 
 
@@ -77,11 +77,7 @@ def run_loop(
 
 def select(turn: Turn, tables: NDArray[np.int64], spaces: Spaces) -> Decisions:
     """The decisions that wait on these tables, in their order, as a policy of these spaces sees them."""
-    starts = turn.offsets[tables]
-    counts = turn.offsets[tables + 1] - starts
-    offsets = np.zeros(len(tables) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+    rows, offsets = rows_of(turn.offsets, tables)
     observation = {
         name: _cut(turn.observation[name], space)[tables]
         for name, space in spaces.observation.items()

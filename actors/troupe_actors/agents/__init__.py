@@ -18,7 +18,7 @@ from troupe import checkpoint, plugins
 from troupe.episodes import Array, Columns
 from troupe.errors import UserError
 from troupe.runs import RUNS, RunFolder
-from troupe_actors.games import Game, Turn
+from troupe_actors.games import Game, Turn, rows_of
 
 
 class Position(NamedTuple):
@@ -60,17 +60,6 @@ def select(turn: Turn, tables: NDArray[np.int64]) -> Position:
         legal=turn.legal[rows],
         observation={name: column[tables] for name, column in turn.observation.items()},
     )
-
-
-def rows_of(
-    offsets: NDArray[np.int64], tables: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows between the offsets of some tables, and the offsets [B + 1] of those rows alone."""
-    starts = offsets[tables]
-    counts = offsets[tables + 1] - starts
-    own = np.zeros(len(tables) + 1, np.int64)
-    np.cumsum(counts, out=own[1:])
-    return np.arange(own[-1]) + np.repeat(starts - own[:-1], counts), own
 
 
 def check(name: str, game: str, key: str) -> None:

@@ -15,8 +15,8 @@ from troupe.policies import Acting, Decisions, create_acting
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe.runs import RunFolder
 from troupe_actors import games
-from troupe_actors.agents import Position, rows_of
-from troupe_actors.games import Game
+from troupe_actors.agents import Position
+from troupe_actors.games import Game, rows_of
 
 
 class PolicyAgent:

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from troupe.config import parse
 from troupe.episodes import Array, Columns
 from troupe.plugins import find
@@ -78,6 +79,17 @@ class Game(Protocol):
     def describe(self, move: int) -> str:
         """A move as a person reads it."""
         ...
+
+
+def rows_of(
+    offsets: NDArray[np.int64], tables: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows between the offsets of some tables, and the offsets [B + 1] of those rows alone."""
+    starts = offsets[tables]
+    counts = offsets[tables + 1] - starts
+    own = np.zeros(len(tables) + 1, np.int64)
+    np.cumsum(counts, out=own[1:])
+    return np.arange(own[-1]) + np.repeat(starts - own[:-1], counts), own
 
 
 def load(name: str, rules: Mapping[str, object]) -> Game:
