@@ -177,6 +177,20 @@ def test_a_killed_launcher_leaves_no_process_behind_and_its_run_resumes(
     assert again.process.wait(timeout=30) == 0, again.output.read_text()
 
 
+def test_a_run_told_to_stop_while_it_starts_ends_at_once(launch: Callable[..., Launched]) -> None:
+    run = launch("train", "job.yaml")
+    run.until(lambda: bool(run.family()))
+    scratch = scratch_folders(run)
+    start = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(timeout=30) == 0, run.output.read_text()
+    assert time.monotonic() - start < 10
+    assert not run.family()
+    assert not [folder for folder in scratch if folder.exists()]
+    assert "Stopped before training began" in run.output.read_text()
+    assert not any((run.run / "checkpoints").iterdir())
+
+
 def scratch_folders(run: Launched) -> list[Path]:
     """The temporary folders that the run's processes were told of."""
     told = [environment_of(process).get("TROUPE_NODE_FOLDER") for process in run.family().values()]
