@@ -233,3 +233,14 @@ def test_two_runs_share_a_server_without_meeting(store_url: str) -> None:
     one, two = (Board(Store.connect(store_url, run)) for run in ("one", "two"))
     one.request_stop("enough")
     assert two.stop_requested() is None
+
+
+def test_a_launcher_does_not_wait_long_for_a_server_that_hangs(running: server.Server) -> None:
+    store = Store.connect(running.url, "hanging", timeout=0.2, patient=False)
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreError, match="did not come back"):
+            Board(store).snapshots()
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+    store.close()

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from troupe.jobs.spec import Job
 from troupe.live import View
 from troupe.monitor import Monitor
 from troupe.runs import RunFolder, writing
-from troupe.store import server
+from troupe.store import StoreError, server
 from troupe.store.board import Board
 from troupe.store.connection import Store, check_server
 
@@ -38,6 +38,8 @@ MIN_MEMORY_BYTES = 512 * 1024 * 1024
 """Several versions of all weights lie there at once; a container has 64 MiB unless told otherwise."""
 TICK = 0.5
 STOP_SECONDS = 7.0
+ANSWER_SECONDS = 3.0
+"""For the store to answer the launcher, which must hear a person meanwhile."""
 FAILURES = 4
 FAILURE_SECONDS = 120.0
 
@@ -73,7 +75,7 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
         url, store_alive = _store(job, scratch)
         stack.enter_context(_exported({setting.STORE_URL: url}))
         cluster = LocalCluster(scratch)
-        store = Store.connect(url, identity)
+        store = Store.connect(url, identity, timeout=ANSWER_SECONDS, patient=False)
         stack.callback(store.close)
         board = Board(store)
         board.clear_stop()
@@ -199,7 +201,8 @@ class Crew:
             self._view.event(text)
         elif now >= post.due:
             post.due = None
-            self._announce()
+            with suppress(StoreError):  # away: the worker will fail again
+                self._announce()
             post.worker.start_again()
 
 

@@ -29,18 +29,25 @@ Argument = str | int | float | bytes
 class Store:
     """A run's place in a Redis-protocol server. Safe to share between threads."""
 
-    def __init__(self, url: str, run: str) -> None:
+    def __init__(
+        self, url: str, run: str, *, retries: int = _RETRIES, timeout: float = SOCKET_SECONDS
+    ) -> None:
         self.run = run
         self.where = address(url)
         self._backoff = _CountedBackoff()
-        self.redis = _client(url, Retry(self._backoff, _RETRIES, _RETRIED))
+        self.redis = _client(url, Retry(self._backoff, retries, _RETRIED), timeout)
         """Commands that may be sent twice when a connection breaks."""
         self.once = _client(url, Retry(NoBackoff(), 0, ()))
         """Commands that must not be."""
 
     @classmethod
-    def connect(cls, url: str, run: str, *, timeout: float = 5.0, create: bool = True) -> "Store":
+    def connect(
+        cls, url: str, run: str, *, timeout: float = 5.0, create: bool = True, patient: bool = True
+    ) -> "Store":
         """Open the place of `run`, which is made if `create` allows it and it is not there.
+
+        While a server is away its commands wait for it; but those of a process that has to stay
+        responsive, with `patient` false, fail if there is no answer within `timeout` seconds.
 
         `url` is `redis://[user:password@]host:port`, `rediss://` for TLS (with `?ssl_ca_certs=FILE`
         for a certificate authority of one's own) or `unix://PATH`.
@@ -50,7 +57,7 @@ class Store:
             StoreError: nobody answers, or the keys are of another schema or another run.
         """
         check_server(url, timeout)
-        store = cls(url, run)
+        store = cls(url, run) if patient else cls(url, run, retries=0, timeout=timeout)
         with store.guard():
             store._open(create)
         return store
