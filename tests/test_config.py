@@ -41,6 +41,7 @@ def test_a_dumped_job_is_plain_and_reads_back_the_same() -> None:
         ({"actors": {"epsilon": 2}}, "actors.epsilon: 2 is not right"),
         ({"learner": {"precision": "fp8"}}, "learner.precision: 'fp8' is not right"),
         ({"store": 3}, "store: 3 is not a mapping"),
+        ({"store": {"memory_mb": 2}}, "store.memory_mb: 2 is not right"),
         ({"name": "A b"}, "name: 'A b' is not right"),
         ({"stop": {"minutes": float("nan")}}, "stop.minutes: nan is not right"),
     ],

@@ -78,8 +78,8 @@ class StoreSettings:
     """Steps that may wait for the learner before actors wait too."""
     max_staleness: Annotated[int, Field(ge=0)] = 8
     """Blocks from weights older than this many updates are not taken."""
-    memory_mb: Positive = 1024
-    """Memory limit of a server started for the run."""
+    memory_mb: Annotated[int, Field(ge=64)] = 1024
+    """Memory limit of a server started for the run; blocks may fill half of it."""
 
 
 @config
