@@ -195,6 +195,14 @@ def test_an_optimizer_goes_on_bit_by_bit_from_its_saved_state(name: str) -> None
     assert not np.array_equal(weights["value.bias"], optimizer.weights()["value.bias"])
 
 
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    plain = FlatOptimizer(Regressor(4), OptimizerSettings(name="rmsprop", lr=0.1))
+    plain.torch_optimizer.step()
+    heavy = FlatOptimizer(Regressor(4), OptimizerSettings(name="rmsprop", lr=0.1, momentum=0.9))
+    with pytest.raises(TroupeError, match="momentum_buffer was not saved"):
+        heavy.load_state(plain.state())
+
+
 def test_weights_of_another_network_are_refused_and_none_is_taken() -> None:
     _, small, _, _ = build(PLAN)
     before = small.weights()

@@ -61,6 +61,7 @@ class FlatOptimizer:
         self._module = module
         self._flat = _flatten(list(module.parameters()))
         self.torch_optimizer = _create(self._flat, settings)
+        self._needed = _state_names(settings)
 
     @property
     def grad(self) -> Tensor:
@@ -121,8 +122,11 @@ class FlatOptimizer:
         """Take what `state` gave.
 
         Raises:
-            TroupeError: a tensor does not fit the parameters.
+            TroupeError: a tensor does not fit the parameters, or is not there.
         """
+        missing = sorted(self._needed - tensors.keys()) if tensors else []
+        if missing:
+            raise TroupeError(f"optimizer: {', '.join(missing)} was not saved by the one before")
         for name, tensor in tensors.items():
             if tensor.size not in (1, self._flat.numel()):
                 raise TroupeError(
@@ -145,6 +149,15 @@ def _flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
         parameter.grad = flat.grad[start:end].view_as(parameter)
         start = end
     return flat
+
+
+def _state_names(settings: OptimizerSettings) -> frozenset[str]:
+    """What such an optimizer keeps once it has made a step."""
+    probe = nn.Parameter(torch.zeros(1))
+    probe.grad = torch.zeros(1)
+    optimizer = _create(probe, settings)
+    optimizer.step()
+    return frozenset(optimizer.state[probe])
 
 
 def _create(flat: nn.Parameter, s: OptimizerSettings) -> torch.optim.Optimizer:
