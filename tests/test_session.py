@@ -1,5 +1,7 @@
 """Resuming: what does not fit is told before anything is touched."""
 
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def test_the_checkpoint_that_was_named_is_looked_at(
     assert run.job().stop.steps == 900
     with pytest.raises(UserError, match="is not in"):
         session.resume(run.name, run.path.parent, [], "step-9")
+
+
+def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+    with session._signals(stop):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        monkeypatch.setattr(session, "ONE_WISH_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

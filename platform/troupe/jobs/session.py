@@ -5,6 +5,7 @@ import importlib
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from troupe.live import open_view
 from troupe.runs import RUNS, RunFolder
 
 FINAL_DEALS = 1000
+ONE_WISH_SECONDS = 1.0
+"""`timeout` and `make` pass on a signal that the whole process group has had already."""
 SETTLED = ("game.", "policies.", "network.", "algorithm.name", "algorithm.optimizer.name")
 """Beginnings of the keys that a checkpoint depends on."""
 
@@ -144,11 +147,15 @@ def _commands() -> ModuleType:
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
+    asked = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if not stop.is_set():
+            asked = time.monotonic()
+            stop.set()
+        elif time.monotonic() - asked > ONE_WISH_SECONDS:
             raise KeyboardInterrupt
-        stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
