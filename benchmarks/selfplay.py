@@ -120,8 +120,8 @@ def measure(loop: Iterator[tuple[int, float]], seconds: float) -> Measured:
 def main() -> int:
     report = Report("selfplay", __doc__)
     report.parser.add_argument("--tables", type=int, default=256)
-    report.parser.add_argument("--seconds", type=float, default=4.0, help="CPU time a round")
-    report.parser.add_argument("--rounds", type=int, default=3)
+    report.parser.add_argument("--seconds", type=float, default=1.0, help="CPU time a round")
+    report.parser.add_argument("--rounds", type=int, default=12)
     options = report.arguments()
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -134,7 +134,7 @@ def main() -> int:
     for name, precision in precisions.items():
         loops[name] = together(game, models, options.tables, precision, 1)
     for loop in loops.values():  # compiled code is loaded, all shapes are met, games are mixed
-        measure(loop, options.seconds / 2)
+        measure(loop, 2 * options.seconds)
     rounds = [
         {name: measure(loop, options.seconds) for name, loop in loops.items()}
         for _ in range(options.rounds)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,14 +17,12 @@ from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Choices, Decisions, Spaces
 from troupe.policies.action_value import ActionValue
 from troupe.policies.choosing import epsilon_greedy
+from troupe.policies.kernels import Linear, Memory
 
 # oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few;
 # rounding further would spend more on rows that nobody needs than it saves.
-ROUND_ROWS = 64
-ROUND_STATES = 32
-
-_onednn = torch.ops.mkldnn
-_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+ROUND_ROWS = 32
+ROUND_STATES = 16
 
 
 class ActionValueActor:
@@ -86,21 +83,23 @@ class ActionValueActor:
 
     def _prepare(self) -> None:
         """Lay the weights out for use; the first layer in two: what reads the state, and the action."""
+        lstm = self._model.memory
+        self._memory = None if lstm is None else Memory(lstm, self._layout.rows)
         first, *rest = self._model.layers
         of_state, of_action = first.weight.tensor_split([-self._layout.action], dim=1)
-        self._state = _Linear(of_state, first.bias)
-        self._action = _Linear(of_action, None)
-        self._rest = [_Linear(layer.weight, layer.bias) for layer in rest]
-        self._value = _Linear(self._model.value.weight, self._model.value.bias)
+        self._state = Linear(of_state, first.bias)
+        self._action = Linear(of_action, None)
+        self._rest = [Linear(layer.weight, layer.bias) for layer in rest]
+        self._value = Linear(self._model.value.weight, self._model.value.bias)
 
     def _encode(self, observation: Mapping[str, Array], states: int) -> Tensor:
         """[states, hidden]: each state's share of the first layer, its bias included."""
         parts = [self._unpack(observation["state"], self._layout.state, states)]
-        if self._model.memory is not None:
+        if self._memory is not None:
             bits = self._layout.rows * self._layout.width
             history = self._unpack(observation["history"], bits, states)
-            outputs, _ = self._model.memory(history.view(states, self._layout.rows, -1))
-            parts.insert(0, outputs[:, -1])
+            steps = history.view(states, self._layout.rows, -1).transpose(0, 1)
+            parts.insert(0, self._memory(steps.contiguous()))
         return self._state(torch.cat(parts, 1))
 
     def _forward(self, states: Tensor, actions: Tensor, owner: Tensor) -> Tensor:
@@ -120,41 +119,3 @@ class ActionValueActor:
 
 def _up(count: int, step: int) -> int:
     return -(-count // step) * step
-
-
-class _Linear:
-    """x W^T + b, with what may follow done in the same pass where there is a kernel for it.
-
-    On a CPU these are oneDNN's kernels, which PyTorch keeps for compiled models: the weights are
-    reordered once instead of at every call, and float32 is not left to MKL, which is half as fast
-    on AMD processors.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._fused = _ONEDNN and weight.device.type == "cpu"
-        weight = weight.contiguous()
-        self._weight = _onednn._reorder_linear_weight(weight) if self._fused else weight
-        self._bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._apply(x, "none")
-
-    def relu(self, x: Tensor) -> Tensor:
-        """max(x W^T + b, 0)."""
-        return self._apply(x, "relu")
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """x W^T + b + other."""
-        if self._fused:
-            out: Tensor = _onednn._linear_pointwise.binary(
-                x, other, self._weight, self._bias, "add"
-            )
-            return out
-        return F.linear(x, self._weight, self._bias).add_(other)
-
-    def _apply(self, x: Tensor, then: str) -> Tensor:
-        if self._fused:
-            out: Tensor = _onednn._linear_pointwise(x, self._weight, self._bias, then, [], "")
-            return out
-        out = F.linear(x, self._weight, self._bias)
-        return out.relu_() if then == "relu" else out

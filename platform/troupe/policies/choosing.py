@@ -11,19 +11,23 @@ def best(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.
     """The first highest value of every segment, counted from the segment's start.
 
     Args:
-        values: [M], finite.
+        values: [M].
         offsets: [B + 1]: segment i is `values[offsets[i]:offsets[i + 1]]`, and none is empty.
 
     Returns:
         [B].
+
+    Raises:
+        TroupeError: a segment's highest value is not finite: the weights have diverged.
     """
-    starts = offsets[:-1]
-    counts = np.diff(offsets)
-    highest = np.repeat(np.maximum.reduceat(values, starts), counts)
-    hits = np.flatnonzero(values == highest)[::-1]
+    starts, counts = offsets[:-1], offsets[1:] - offsets[:-1]
+    highest = np.maximum.reduceat(values, starts)
+    if not np.isfinite(highest).all():
+        raise TroupeError("policy: a value is not finite, its weights have diverged")
+    hits = np.flatnonzero(values == np.repeat(highest, counts))[::-1]
     first = np.empty(starts.size, np.int64)
     # Where an index repeats, the last value assigned stays: from behind, that is the first hit.
-    first[np.repeat(np.arange(starts.size), counts)[hits]] = hits
+    first[np.searchsorted(offsets, hits, "right") - 1] = hits
     return first - starts
 
 
@@ -39,14 +43,12 @@ def epsilon_greedy(
     whatever the values are.
 
     Raises:
-        TroupeError: a value is not finite: the weights have diverged.
+        TroupeError: as `best`.
     """
-    if not np.isfinite(values).all():
-        raise TroupeError("policy: a value is not finite, its weights have diverged")
     greedy = best(values, offsets)
     if epsilon == 0.0:
         return Choices(greedy, np.zeros(greedy.size, np.float32))
-    counts = np.diff(offsets)
+    counts = offsets[1:] - offsets[:-1]
     explores, place = random.random((2, counts.size))
     choice = np.where(explores < epsilon, (place * counts).astype(np.int64), greedy)
     uniform = epsilon / counts
