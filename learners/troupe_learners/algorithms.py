@@ -5,7 +5,7 @@ A file offers `Config`, a settings class, and `Algorithm`, made from one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -89,10 +89,6 @@ class Plan:
     micro_batch: int | None = None
     """Steps that pass through the network at once; bounds memory and changes no result."""
     max_grad_norm: float
-    unit: Literal["step"] = "step"
-    """What a minibatch is made of: single steps, so blocks may be split anywhere."""
-    sampling: Literal["once"] = "once"
-    """What is wanted from the store: every step once."""
 
 
 class Totals(NamedTuple):

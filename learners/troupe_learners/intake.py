@@ -114,6 +114,7 @@ class Intake:
         state = self._replay.state()
         self._metrics.set("backlog_steps", state.backlog)
         self._metrics.set("waiting_for", state.waiting)
+        self._metrics.set("damaged_blocks", self._replay.damaged)
         if state.checkpoint_wanted:
             self.checkpoint_wanted.set()
         else:

@@ -262,10 +262,6 @@ class ReplayLog:
         if self._limits:
             self.configure(self._limits)
 
-    def may_sample(self, steps: int) -> bool:
-        """Whether the limiter lets `steps` be sampled now; for samplers, which see entries again."""
-        return bool(self.store.call("may_sample", [self._state], [steps]))
-
     # How it is done.
 
     def _reserve(self, token: str, blocks: Sequence[Episodes]) -> list[str]:
