@@ -1,11 +1,18 @@
 """What every benchmark shares: its options, its table, and its verdict."""
 
 import argparse
+import datetime
 import json
+import platform
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+RESULTS = Path(__file__).with_name("results")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,10 @@ class Report:
         self.parser = argparse.ArgumentParser(prog=f"benchmarks/{name}.py", description=about)
         self.parser.add_argument("--json", action="store_true", help="JSON on the last line")
         self.parser.add_argument("--check", action="store_true", help="exit 1 on a missed line")
-        self.options = argparse.Namespace(json=False, check=False)
+        self.parser.add_argument(
+            "--save", action="store_true", help=f"keep it in results/{name}.json"
+        )
+        self.options = argparse.Namespace(json=False, check=False, save=False)
         self.rows: list[Row] = []
 
     def arguments(self, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -52,8 +62,11 @@ class Report:
         """Add a figure, with the line it has to hold where there is one."""
         self.rows.append(Row(what, float(value), unit, at_least, at_most))
 
-    def finish(self) -> int:
-        """Print the table, and JSON where asked; the exit status: 1 for a missed line under `--check`."""
+    def finish(self, details: Mapping[str, object] | None = None) -> int:
+        """Print the table, and JSON where asked; the exit status: 1 for a missed line under `--check`.
+
+        `details` are kept with a saved result.
+        """
         table = Table(title=self.name)
         table.add_column("what")
         for heading in ("value", "line", ""):
@@ -61,10 +74,29 @@ class Report:
         for row in self.rows:
             table.add_row(row.what, f"{_number(row.value)} {row.unit}", _line(row), _verdict(row))
         Console().print(table)
+        rows = [{**asdict(row), "holds": row.holds} for row in self.rows]
+        if self.options.save:
+            document = {
+                "benchmark": self.name,
+                "command": " ".join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]]),
+                "date": datetime.date.today().isoformat(),
+                "device": _device(),
+                "rows": rows,
+                **(details or {}),
+            }
+            RESULTS.mkdir(exist_ok=True)
+            text = json.dumps(document, indent=2) + "\n"
+            (RESULTS / f"{self.name}.json").write_text(text, encoding="utf-8")
         if self.options.json:
-            rows = [{**asdict(row), "holds": row.holds} for row in self.rows]
             print(json.dumps({"benchmark": self.name, "rows": rows}))
         return int(self.options.check and not all(row.holds for row in self.rows))
+
+
+def _device() -> str:
+    """The processor, and how many cores of it there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{len(models)} x {models[0]}" if models else platform.processor()
 
 
 def _number(value: float) -> str:

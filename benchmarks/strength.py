@@ -4,13 +4,12 @@ Each seed is one `troupe train` as a person starts it, start-up and its own eval
 then judged over 1,000 deals, each played in both seats. Medians over the seeds.
 """
 
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from troupe_actors.arena import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "examples" / "doudizhu.yaml"
-RESULTS = ROOT / "benchmarks" / "results" / "strength.json"
 LINES = {"random": 0.93, "rlcard-rule": 0.55}
 """The least share of games won, by opponent."""
 MOST_MINUTES = 8.0
@@ -45,7 +43,6 @@ def main() -> int:
     report.parser.add_argument("--steps", type=int, help="trained steps (default: the example's)")
     report.parser.add_argument("--deals", type=int, default=1000, help="deals to judge by")
     report.parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs here")
-    report.parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = report.arguments()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,9 +59,7 @@ def main() -> int:
     minutes = [outcome.minutes for outcome in outcomes]
     report.row("wall clock", statistics.median(minutes), "minutes", at_most=MOST_MINUTES)
     report.row("  slowest", max(minutes), "minutes")
-    if options.save:
-        save(report, outcomes)
-    return report.finish()
+    return report.finish({"seeds": [details(outcome) for outcome in outcomes]})
 
 
 def train_and_judge(base: Path, seed: int, steps: int | None, deals: int) -> Outcome:
@@ -90,22 +85,13 @@ def train_and_judge(base: Path, seed: int, steps: int | None, deals: int) -> Out
     return Outcome(seed, minutes, results)
 
 
-def save(report: Report, outcomes: list[Outcome]) -> None:
-    """Write the figures down, seed by seed, for the documentation to quote."""
-    document = {
-        "benchmark": report.name,
-        "rows": [asdict(row) for row in report.rows],
-        "seeds": [
-            {
-                "seed": outcome.seed,
-                "minutes": round(outcome.minutes, 2),
-                "results": [result.data() for result in outcome.results.values()],
-            }
-            for outcome in outcomes
-        ],
+def details(outcome: Outcome) -> dict[str, object]:
+    """One seed's figures, for the documentation to quote."""
+    return {
+        "seed": outcome.seed,
+        "minutes": round(outcome.minutes, 2),
+        "results": [result.data() for result in outcome.results.values()],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Both play and learn Dou Dizhu as `examples/doudizhu.yaml` says, on the same core
 `troupe train` starts it, the loop in one process with two torch threads that plays until a policy
 has a full batch, trains on it, and hands the new weights over in memory. Start-up is left out.
 Counted are steps trained on by the learner, and decisions of all actors, between two lines of the
-run's journal. Medians of alternating runs.
+run's journal. Medians of alternating runs. The policy lag is the mean over a batch, in updates.
+Memory is the most that was seen in a run of its own, evaluator included; pages that n processes
+share count as an n-th in each.
 """
 
 import argparse
@@ -48,7 +50,7 @@ class Whole:
     most_backlog: float
     capacity: float
     memory: float
-    """Bytes, shared pages counted once."""
+    """Bytes."""
 
 
 def main() -> int:
@@ -65,7 +67,9 @@ def main() -> int:
     for number in range(options.runs):
         print(f"run {number + 1} of {options.runs}", file=sys.stderr)
         loops.append(loop_apart(options.seconds))
-        wholes.append(whole(options.seconds))
+        wholes.append(whole(options.seconds, "evaluation.every=0", weigh=False))
+    print("memory", file=sys.stderr)
+    memory = whole(options.seconds, "evaluation.every=15", weigh=True).memory / GIGABYTE
     for what, unit in (("decisions", "decisions/s"), ("steps", "steps/s"), ("cpu", "CPU-s/s")):
         report.row(f"run: {what}", median([getattr(w.rates, what) for w in wholes]), unit)
         report.row(f"loop: {what}", median([getattr(r, what) for r in loops]), unit)
@@ -77,7 +81,6 @@ def main() -> int:
     report.row("policy lag, most", max(w.most_lag for w in wholes), "updates")
     share = max(w.most_backlog / w.capacity for w in wholes)
     report.row("backlog, most, of its capacity", share, "", at_most=1)
-    memory = max(w.memory for w in wholes) / GIGABYTE
     report.row("memory of the whole run", memory, "GB", at_most=2.5)
     return report.finish()
 
@@ -87,15 +90,17 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def whole(seconds: float) -> Whole:
-    """One run as a person starts it, watched from outside."""
+def whole(seconds: float, override: str, *, weigh: bool) -> Whole:
+    """One run as a person starts it, watched from outside; weighing it takes time of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"stop.minutes={(seconds + WARM_UP + 10) / 60}", "evaluation.every=0"]
+        overrides = [f"stop.minutes={(seconds + WARM_UP + 10) / 60}", override]
         command = [sys.executable, "-m", "troupe.cli", "train", str(JOB), *overrides]
         with open(Path(folder, "output"), "w+b") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
             try:
-                lines, cpu, memory = _watch(process, Path(folder, "runs/doudizhu-1"), seconds)
+                lines, cpu, memory = _watch(
+                    process, Path(folder, "runs/doudizhu-1"), seconds, weigh
+                )
             finally:
                 process.terminate()
                 process.wait()
@@ -117,9 +122,9 @@ def whole(seconds: float) -> Whole:
 
 
 def _watch(
-    process: "subprocess.Popen[bytes]", run: Path, seconds: float
+    process: "subprocess.Popen[bytes]", run: Path, seconds: float, weigh: bool
 ) -> tuple[list[dict[str, float]], float, float]:
-    """The journal's lines of the measured time, CPU-seconds per second, and memory at its end."""
+    """The journal's lines of the measured time, CPU-seconds per second, and the most memory."""
     journal = run / "metrics.jsonl"
     while not (journal.exists() and journal.stat().st_size):
         if process.poll() is not None:
@@ -127,9 +132,12 @@ def _watch(
         time.sleep(0.2)
     time.sleep(WARM_UP)
     start, before, begun = len(_read(journal)), _cpu(process, run), time.monotonic()
-    time.sleep(seconds)
+    memory = 0.0
+    while time.monotonic() < begun + seconds:
+        time.sleep(5.0)
+        if weigh:
+            memory = max(memory, sum(_shared_once(p) for p in _family(process, run)))
     cpu = (_cpu(process, run) - before) / (time.monotonic() - begun)
-    memory = sum(_shared_once(p) for p in _family(process, run))
     return _read(journal)[start:], cpu, memory
 
 
