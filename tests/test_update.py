@@ -21,7 +21,7 @@ from troupe_learners.update import Update, minibatches, split
 CPU = torch.device("cpu")
 CUDA = pytest.param(
     "cuda",
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here"),
+    marks=pytest.mark.gpu,
 )
 SGD = OptimizerSettings(name="sgd", lr=0.1)
 
@@ -270,7 +270,7 @@ def test_the_loss_scale_is_kept() -> None:
     assert Precision(torch.bfloat16, CPU).state() == {}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_computes_what_a_cpu_does(dtype: torch.dtype) -> None:
     cuda = torch.device("cuda")
