@@ -1,33 +1,84 @@
 """Decisions per second of self-play on one core: many tables at once, against a naive loop.
 
-Both play Dou Dizhu with the same engine, the same networks and the same weights. The naive loop
-plays one table: for every decision, forced ones included, each legal move is a row with an LSTM
-pass of its own, on one thread. Rates are decisions per second of CPU time, forced ones included on
-both sides; medians of alternating rounds.
+Both play Dou Dizhu by the same engine, networks and weights, and record the same blocks. The naive
+loop plays one table and runs the network for every decision, forced ones included, with each legal
+move a row that has an LSTM pass of its own. Rates are decisions per second of CPU time, forced ones
+included on both sides; medians of alternating rounds.
 """
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from report import Report
 from torch import Tensor
 
+from troupe.episodes import Array
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import Spaces, create_acting
+from troupe.policies import Acting, Choices, Decisions, create_acting
 from troupe.policies.action_value import ActionValue
+from troupe.policies.choosing import epsilon_greedy
 from troupe.policies.devices import multiplies_bf16
 from troupe_actors import games
 from troupe_actors.games import Game
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player, run_loop
 
-EPSILON = 0.01
+NETWORK = NetworkSettings()
 CPU = torch.device("cpu")
+LINES = {"fp32": 10, "bf16": 20}
+
+
+class Naive:
+    """`Acting` as it is first written: every legal action is a row of its own."""
+
+    network_seconds = 0.0
+    """CPU time that all of them have spent in networks."""
+
+    def __init__(self, model: ActionValue) -> None:
+        self._model = model
+        self._layout = model.layout
+
+    def act(
+        self, decisions: Decisions, random: np.random.Generator, epsilon: float = 0.0
+    ) -> Choices:
+        return epsilon_greedy(self.values(decisions), decisions.offsets, random, epsilon)
+
+    def values(self, decisions: Decisions) -> NDArray[np.float32]:
+        rows = np.repeat(np.arange(len(decisions.offsets) - 1), np.diff(decisions.offsets))
+        state = _bits(decisions.observation["state"], self._layout.state)[rows]
+        moves = _bits(decisions.observation["history"], self._layout.rows * self._layout.width)
+        history = moves[rows].reshape(len(rows), self._layout.rows, self._layout.width)
+        action = _bits(decisions.legal, self._layout.action)
+        inputs = torch.from_numpy(np.concatenate([state, action], 1))
+        begun = time.process_time()
+        values = self._forward(torch.from_numpy(history), inputs)
+        Naive.network_seconds += time.process_time() - begun
+        result: NDArray[np.float32] = values.numpy()
+        return result
+
+    def load(self, tensors: Mapping[str, Array]) -> None:
+        raise NotImplementedError("it is made with its weights")
+
+    def _forward(self, history: Tensor, inputs: Tensor) -> Tensor:
+        assert self._model.memory is not None
+        with torch.no_grad():
+            outputs, _ = self._model.memory(history)
+            x = torch.cat([outputs[:, -1], inputs], 1)
+            for layer in self._model.layers:
+                x = torch.relu(layer(x))
+            values: Tensor = self._model.value(x)
+        return values[:, 0]
+
+
+def _bits(rows: Array, count: int) -> NDArray[np.float32]:
+    """[n, bytes] -> [n, count]."""
+    return np.unpackbits(rows, axis=1, count=count, bitorder="little").astype(np.float32)
 
 
 class Measured(NamedTuple):
@@ -36,85 +87,43 @@ class Measured(NamedTuple):
     rate: float
     """Decisions per second of CPU time."""
     network: float
-    """Share of that time spent in the network; 0 where it was not measured."""
+    """Share of that time spent in the naive network."""
 
 
-def naive(game: Game, models: Sequence[ActionValue], seed: int) -> Iterator[tuple[int, float]]:
-    """One decision a turn; decisions so far, and CPU seconds spent in the network so far."""
-    tables = game.tables(1, seed, skip_forced=False)
-    random = np.random.default_rng(seed)
-    spaces = [game.spaces(seat) for seat in range(len(game.seats))]
-    turn, network = tables.turn(), 0.0
-    while True:
-        seat = int(turn.seat[0])
-        moves = unpack(turn.legal, spaces[seat].action.shape)
-        seen = {
-            name: unpack(turn.observation[name], space.shape)
-            for name, space in spaces[seat].observation.items()
-        }
-        state = np.concatenate([np.repeat(seen["state"], len(moves), 0), moves], 1)
-        history = np.repeat(seen["history"], len(moves), 0).reshape(len(moves), 5, 162)
+class Loop:
+    """Self-play that can be run for a while, again and again."""
+
+    def __init__(self, game: Game, acting: list[Acting], tables: int) -> None:
+        self._tables = game.tables(tables, 1, skip_forced=tables > 1)
+        players = [
+            Player(game.seats[seat], (seat,), game.spaces(seat), acts)
+            for seat, acts in enumerate(acting)
+        ]
+        self._rounds = run_loop(
+            self._tables,
+            players,
+            np.random.default_rng(1),
+            epsilon=0.01,
+            block_steps=800,
+            author=Author("actor-0", 0, 0),
+        )
+
+    def measure(self, seconds: float) -> Measured:
+        """Play on for so many seconds of CPU time."""
+        decisions, network = self._tables.decisions, Naive.network_seconds
         begun = time.process_time()
-        values = forward(models[seat], torch.from_numpy(history), torch.from_numpy(state))
-        choice = int(values.argmax())
-        network += time.process_time() - begun
-        if random.random() < EPSILON:
-            choice = int(random.integers(len(moves)))
-        turn = tables.play(np.array([choice], np.int64))
-        yield tables.decisions, network
+        while (spent := time.process_time() - begun) < seconds:
+            next(self._rounds)
+        return Measured(
+            (self._tables.decisions - decisions) / spent,
+            (Naive.network_seconds - network) / spent,
+        )
 
 
-def forward(model: ActionValue, history: Tensor, state: Tensor) -> Tensor:
-    """[M]: the value of every row on its own."""
-    assert model.memory is not None
-    with torch.inference_mode():
-        outputs, _ = model.memory(history)
-        x = torch.cat([outputs[:, -1], state], 1)
-        for layer in model.layers:
-            x = torch.relu(layer(x))
-        values: Tensor = model.value(x)
-    return values[:, 0]
-
-
-def unpack(rows: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """[n, bytes] -> float32 [n, bits]."""
-    assert shape is not None
-    bits = np.unpackbits(rows, axis=1, count=int(np.prod(shape)), bitorder="little")
-    return bits.astype(np.float32)
-
-
-def together(
-    game: Game, models: Sequence[ActionValue], tables: int, precision: torch.dtype, seed: int
-) -> Iterator[tuple[int, float]]:
-    """The actor's loop; decisions so far, at every turn of all tables."""
-    held = game.tables(tables, seed)
-    players = [player(game, seat, model, precision) for seat, model in enumerate(models)]
-    loop = run_loop(
-        held,
-        players,
-        np.random.default_rng(seed),
-        epsilon=EPSILON,
-        block_steps=800,
-        author=Author("actor-0", 0, 0),
-    )
-    for _ in loop:
-        yield held.decisions, 0.0
-
-
-def player(game: Game, seat: int, model: ActionValue, precision: torch.dtype) -> Player:
-    spaces: Spaces = game.spaces(seat)
-    acting = create_acting(spaces, NetworkSettings(), CPU, precision)
+def make_acting(game: Game, model: ActionValue, seat: int, precision: torch.dtype) -> Acting:
+    acting = create_acting(game.spaces(seat), NETWORK, CPU, precision)
     acting.load({name: value.numpy() for name, value in model.state_dict().items()})
-    return Player(game.seats[seat], (seat,), spaces, acting)
-
-
-def measure(loop: Iterator[tuple[int, float]], seconds: float) -> Measured:
-    """Run a loop for so many CPU seconds, from where it stands."""
-    before, network_before = next(loop)
-    begun = time.process_time()
-    while (spent := time.process_time() - begun) < seconds:
-        decisions, network = next(loop)
-    return Measured((decisions - before) / spent, (network - network_before) / spent)
+    return acting
 
 
 def main() -> int:
@@ -126,29 +135,29 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     game = games.load("doudizhu", {})
-    models = [ActionValue(game.spaces(seat), NetworkSettings()) for seat in range(len(game.seats))]
+    models = [ActionValue(game.spaces(seat), NETWORK) for seat in range(len(game.seats))]
     precisions = {"fp32": torch.float32}
     if multiplies_bf16(CPU):
         precisions["bf16"] = torch.bfloat16
-    loops = {"naive": naive(game, models, 1)}
+    loops = {"naive": Loop(game, [Naive(model) for model in models], 1)}
     for name, precision in precisions.items():
-        loops[name] = together(game, models, options.tables, precision, 1)
-    for loop in loops.values():  # compiled code is loaded, all shapes are met, games are mixed
-        measure(loop, 2 * options.seconds)
+        acting = [make_acting(game, model, seat, precision) for seat, model in enumerate(models)]
+        loops[name] = Loop(game, acting, options.tables)
+    for loop in loops.values():  # compiled code is loaded, shapes are met, games are mixed
+        loop.measure(2 * options.seconds)
     rounds = [
-        {name: measure(loop, options.seconds) for name, loop in loops.items()}
+        {name: loop.measure(options.seconds) for name, loop in loops.items()}
         for _ in range(options.rounds)
     ]
 
     report.row("naive loop, one table", median(r["naive"].rate for r in rounds), "decisions/s")
     network = 100 * median(r["naive"].network for r in rounds)
-    report.row("of that time in the network", network, "%", at_least=60)
+    report.row("of its time in the network", network, "%", at_least=60)
     for name in precisions:
         rate = median(r[name].rate for r in rounds)
         times = median(r[name].rate / r["naive"].rate for r in rounds)
-        line = {"fp32": 10, "bf16": 20}[name]
         report.row(f"{options.tables} tables, {name}", rate, "decisions/s")
-        report.row(f"{name} against naive", times, "times", at_least=line)
+        report.row(f"{name} against naive", times, "times", at_least=LINES[name])
     return report.finish()
 
 
