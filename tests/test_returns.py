@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from troupe_learners.returns import linear_recurrence, monte_carlo
+from troupe.episodes import Ending
+from troupe_learners.returns import linear_recurrence, monte_carlo, next_values
 
 
 def test_golden_returns_of_two_fragments() -> None:
@@ -46,3 +47,13 @@ def test_inputs_are_left_alone_and_nothing_is_fine() -> None:
     linear_recurrence(reward, factor)
     assert reward.tolist() == factor.tolist() == [1.0] * 3
     assert monte_carlo(torch.zeros(0), torch.zeros(0, dtype=torch.int32)).shape == (0,)
+
+
+def test_the_next_value_is_never_that_of_another_episode() -> None:
+    value = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    bootstrap = torch.tensor([2.0, torch.nan, 1.5])
+    length = torch.tensor([3, 1, 2], dtype=torch.int32)
+    ending = torch.tensor([Ending.TRUNCATED, Ending.TERMINATED, Ending.CUT], dtype=torch.uint8)
+    following = next_values(value, bootstrap, length, ending)
+    assert following.tolist() == pytest.approx([0.6, 0.7, 2.0, 0.0, 1.0, 1.5])
+    assert value[2].item() == pytest.approx(0.7)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from troupe.episodes import Ending
+
 
 def monte_carlo(reward: Tensor, length: Tensor, gamma: float = 1.0) -> Tensor:
     """The return of every step: its reward and the discounted rewards after it in its fragment.
@@ -18,8 +20,36 @@ def monte_carlo(reward: Tensor, length: Tensor, gamma: float = 1.0) -> Tensor:
         float [S].
     """
     discount = torch.full_like(reward, gamma)
-    discount[length.cumsum(0) - 1] = 0.0
+    discount[last_steps(length)] = 0.0
     return linear_recurrence(reward, discount)
+
+
+def last_steps(length: Tensor) -> Tensor:
+    """Where each fragment's last step is: int [N] of lengths, none of them 0, to int64 [N]."""
+    return length.cumsum(0) - 1
+
+
+def next_values(value: Tensor, bootstrap: Tensor, length: Tensor, ending: Tensor) -> Tensor:
+    """V(s_{t+1}) of every step: the value of the state its action led to.
+
+    That is the next step's value within a fragment; behind its last step the value of the state
+    the fragment ended in, never of what the next episode began with, and 0 where the episode
+    terminated. A truncated episode and a cut fragment have a future (Pardo et al., 2018,
+    arXiv:1712.00378).
+
+    Args:
+        value: float [S], V(s_t).
+        bootstrap: float [N], value of the state after each fragment's last step; not read (so it
+            may be NaN) where the fragment terminated.
+        length: int [N], steps of each fragment, at least 1; they sum to S.
+        ending: uint8 [N], an `Ending`.
+
+    Returns:
+        float [S].
+    """
+    following = value.roll(-1)
+    following[last_steps(length)] = bootstrap.masked_fill(ending == Ending.TERMINATED, 0.0)
+    return following
 
 
 def linear_recurrence(value: Tensor, factor: Tensor) -> Tensor:
