@@ -208,10 +208,17 @@ def test_a_discount_that_has_no_values_is_a_users_mistake() -> None:
     assert evaluate(model, go, 1.0).tolist() == pytest.approx([24.0, 24.0])
 
 
-def test_values_that_grow_for_ever_are_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("troupe_learners.tabular.planning.MAX_ITERATIONS", 1000)
-    with pytest.raises(UserError, match="do not converge"):
-        optimal_values(model_of(CHAIN), 1.0)
+def test_values_that_grow_for_ever_are_a_users_mistake_but_large_ones_are_not() -> None:
+    model = model_of(CHAIN)
+    for gamma in (1.0, 1.5):
+        with pytest.raises(UserError, match="gamma: 1"):
+            optimal_values(model, gamma)
+        with pytest.raises(UserError, match="gamma: 1"):
+            truncated_policy_iteration(model, gamma, sweeps=3)
+    always = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert evaluate(model, always, 0.999)[0] == pytest.approx(1000)
+    # Staying, for 1 at each step, is worth more than any end: v(0) = 1 / (1 - gamma).
+    assert optimal_values(model, 0.999)[0, 0] == pytest.approx(1000)
 
 
 # --- Sampling ---

@@ -10,6 +10,9 @@ from troupe_learners.tabular.model import Array, Mask, Model
 TOLERANCE: Final = 1e-10
 """How far, in units of return, an iterated value may be from the one it converges to."""
 MAX_ITERATIONS: Final = 1_000_000
+"""With gamma below 1: values converge, if slowly where gamma is close to 1."""
+MAX_UNDISCOUNTED: Final = 20_000
+"""With gamma 1: values may grow for ever, which should be said within seconds."""
 MAX_POLICIES: Final = 1_000
 """Policy iteration needs a dozen; only rounding, with gamma close to 1, could ask for more."""
 
@@ -66,9 +69,8 @@ def value_iteration(model: Model, gamma: float, tolerance: float = TOLERANCE) ->
     Raises:
         UserError: gamma is not in [0, 1], or the values do not converge.
     """
-    _check_gamma(gamma)
     v = np.zeros(len(model.reward))
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(_iterations(gamma)):
         q = action_values(model, v, gamma)
         if _converged(v, q, gamma, tolerance):
             return q
@@ -108,11 +110,10 @@ def truncated_policy_iteration(
     Raises:
         UserError: gamma is not in [0, 1], the values do not converge, or there are no sweeps.
     """
-    _check_gamma(gamma)
     if sweeps < 1:
         raise UserError(f"sweeps: {sweeps}; at least 1")
     v = np.zeros(len(model.reward))
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(_iterations(gamma)):
         q = action_values(model, v, gamma)
         if _converged(v, q, gamma, tolerance):
             return q
@@ -149,8 +150,17 @@ def _always_ends(transition: Array) -> bool:
     return bool(ends.all())
 
 
+def _iterations(gamma: float) -> int:
+    """How long to wait for values to converge.
+
+    Raises:
+        UserError: gamma is not in [0, 1].
+    """
+    _check_gamma(gamma)
+    return MAX_ITERATIONS if gamma < 1 else MAX_UNDISCOUNTED
+
+
 def _check_gamma(gamma: float) -> None:
-    """Raises UserError for a discount outside [0, 1]."""
     if not 0 <= gamma <= 1:
         raise UserError(f"gamma: {gamma}; between 0 and 1")
 
