@@ -77,6 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint(play)
     play.set_defaults(command=_play)
 
+    checking = commands.add_parser(
+        "check-env", help="say in one line whether an environment is sound"
+    )
+    checking.add_argument(
+        "name", metavar="NAME", help="a Gymnasium id, or package.module:Class of your own"
+    )
+    checking.add_argument(
+        "--option",
+        metavar="key=value",
+        action="append",
+        default=[],
+        help="passed to the environment; may be repeated",
+    )
+    checking.set_defaults(command=_check_env)
+
     listing = commands.add_parser("list", help="list the runs and how they stand")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")
     _runs(listing)
@@ -136,6 +151,12 @@ def _play(options: argparse.Namespace) -> int:
     from troupe.jobs import session
 
     return session.play(options)
+
+
+def _check_env(options: argparse.Namespace) -> int:
+    from troupe.jobs import session
+
+    return session.check_env(options.name, options.option)
 
 
 def _list(options: argparse.Namespace) -> int:

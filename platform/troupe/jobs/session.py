@@ -103,6 +103,19 @@ def play(options: argparse.Namespace) -> int:
     ))  # fmt: skip
 
 
+def check_env(name: str, options: list[str]) -> int:
+    """Say in one line how an environment looks; the exit code.
+
+    Raises:
+        UserError: one line that says what is wrong with it.
+    """
+    given: dict[str, object] = {}
+    for option in options:
+        load.put(given, option)
+    print(importlib.import_module("troupe_actors.environments.check").report(name, given))
+    return 0
+
+
 def _go(job: Job, folder: RunFolder) -> int:
     stop = threading.Event()
     try:
