@@ -27,7 +27,7 @@ from troupe.policies.devices import multiplies_bf16
 from troupe_actors import games
 from troupe_actors.games import Game
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Player, run_loop
+from troupe_actors.selfplay import Epsilon, Player, run_loop
 
 NETWORK = NetworkSettings()
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ class Loop:
             self._tables,
             players,
             np.random.default_rng(1),
-            epsilon=0.01,
+            epsilon=Epsilon(0.01),
             block_steps=800,
             author=Author("actor-0", 0, 0),
         )

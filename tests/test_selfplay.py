@@ -23,7 +23,7 @@ from troupe.weights.errors import MissingError
 from troupe_actors import games
 from troupe_actors.games import Turn
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Player, run_loop
+from troupe_actors.selfplay import Epsilon, Player, run_loop
 from troupe_actors.worker import Session, make_players
 
 AUTHOR = Author("actor-3", 2, 1)
@@ -93,7 +93,7 @@ def play(tables, players, rounds, block_steps=50, between=lambda number: None):
         tables,
         players,
         np.random.default_rng(1),
-        epsilon=0.1,
+        epsilon=Epsilon(0.1),
         block_steps=block_steps,
         author=AUTHOR,
     )
@@ -207,7 +207,13 @@ def a_job(**changes):
         "game": {"name": "doudizhu"},
         "algorithm": {"name": "deep_monte_carlo"},
         "network": {"hidden": 16, "layers": 2, "recurrent": 8},
-        "actors": {"tables": 8, "block_steps": 100, "precision": "fp32", "epsilon": 0.2},
+        "actors": {
+            "tables": 8,
+            "block_steps": 100,
+            "precision": "fp32",
+            "epsilon": 0.2,
+            "epsilon_decay": 0,
+        },
         **changes,
     }
     return parse(Job, data)
@@ -335,3 +341,11 @@ def test_a_worker_told_to_stop_before_there_are_weights_ends():
     counted, blocks = run_session([], stop)
     assert not blocks
     assert "first weights" in counted["waiting_for"]
+
+
+def test_epsilon_falls_linearly_over_the_first_updates():
+    epsilon = Epsilon(0.1, start=0.9, decay=4)
+    assert [epsilon(version) for version in range(6)] == pytest.approx(
+        [0.9, 0.7, 0.5, 0.3, 0.1, 0.1]
+    )
+    assert Epsilon(0.1)(0) == 0.1

@@ -1,6 +1,6 @@
 """Self-play: policies play a game against each other on many tables at once. Seats are data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,25 @@ class Player:
     """Of the weights it acts with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Epsilon:
+    """The share of random decisions: falls linearly while a policy makes its first updates.
+
+    An untrained network prefers some moves for no reason. Playing them, a side that always loses
+    sees nothing but losses, and learns nothing from them.
+    """
+
+    end: float
+    start: float = 0.0
+    decay: int = 0
+    """Updates until it has fallen to `end`."""
+
+    def __call__(self, version: int) -> float:
+        """The share at a version of the weights, which counts updates."""
+        left = max(0.0, 1.0 - version / self.decay) if self.decay else 0.0
+        return self.end + (self.start - self.end) * left
+
+
 class Round(NamedTuple):
     """What came of one move on every table."""
 
@@ -41,12 +60,13 @@ def run_loop(
     players: Sequence[Player],
     random: np.random.Generator,
     *,
-    epsilon: float,
+    epsilon: Callable[[int], float],
     block_steps: int,
     author: Author,
 ) -> Iterator[Round]:
     """Play for ever; yields after every move on all tables.
 
+    `epsilon` says, by the version of a player's weights, which share of its decisions is random.
     Between two yields the caller may load new weights into a player and set its version.
     """
     turn = tables.turn()
@@ -65,7 +85,7 @@ def run_loop(
             if not waiting.size:
                 continue
             decisions = select(turn, waiting, player.spaces)
-            choices = player.acting.act(decisions, random, epsilon)
+            choices = player.acting.act(decisions, random, epsilon(player.version))
             choice[waiting] = choices.choice
             recorder.record(
                 waiting, turn.seat[waiting], turn.group[waiting], decisions, choices, player.version

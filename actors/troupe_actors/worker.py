@@ -18,7 +18,7 @@ from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe_actors import games
 from troupe_actors.games import Game
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Player, run_loop
+from troupe_actors.selfplay import Epsilon, Player, run_loop
 
 log = logging.getLogger("troupe.actor")
 
@@ -67,7 +67,7 @@ class Session:
             self._tables,
             self._players,
             seeding.stream(self._ends.job.seed, *self._names, "moves"),
-            epsilon=settings.epsilon,
+            epsilon=Epsilon(settings.epsilon, settings.epsilon_start, settings.epsilon_decay),
             block_steps=settings.block_steps,
             author=self._author,
         )

@@ -45,7 +45,11 @@ class ActorSettings:
     tables: Positive = 128
     """Games that one actor plays side by side."""
     epsilon: Fraction = 0.01
-    """Share of decisions drawn uniformly among the legal moves."""
+    """Share of decisions drawn uniformly among the legal moves, in the end."""
+    epsilon_start: Fraction = 1.0
+    """The same while a policy is untrained."""
+    epsilon_decay: Annotated[int, Field(ge=0)] = 120
+    """Updates of a policy over which its share falls, linearly, from start to end."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 where the processor multiplies it natively."""
     device: Device = "auto"

@@ -61,7 +61,7 @@ class ActionValueActor:
             states = self._encode(decisions.observation, _up(counts.size, ROUND_STATES))
             actions = self._unpack(decisions.legal, self._layout.action, owner.size)
             values = self._forward(states, actions, torch.from_numpy(owner).to(self._device))
-            result: NDArray[np.float32] = values[:rows].float().cpu().numpy()
+            result: NDArray[np.float32] = values[:rows].cpu().numpy()
             return result
 
     def load(self, tensors: Mapping[str, Array]) -> None:
@@ -90,7 +90,8 @@ class ActionValueActor:
         self._state = Linear(of_state, first.bias)
         self._action = Linear(of_action, None)
         self._rest = [Linear(layer.weight, layer.bias) for layer in rest]
-        self._value = Linear(self._model.value.weight, self._model.value.bias)
+        # In float32: bfloat16 has too few digits to tell values near one another apart.
+        self._value = self._model.value.float()
 
     def _encode(self, observation: Mapping[str, Array], states: int) -> Tensor:
         """[states, hidden]: each state's share of the first layer, its bias included."""
@@ -107,7 +108,7 @@ class ActionValueActor:
         x = self._action.plus(actions, states.index_select(0, owner)).relu_()
         for layer in self._rest:
             x = layer.relu(x)
-        return self._value(x).squeeze(1)
+        return self._value(x.float()).squeeze(1)
 
     def _unpack(self, packed: Array, bits: int, rows: int) -> Tensor:
         """[n, bytes] -> [rows, bits] where the network is; rows past n are zero."""

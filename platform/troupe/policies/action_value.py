@@ -85,7 +85,8 @@ class ActionValue(nn.Module):
         x = torch.cat([*parts, self._unpack(action, self.layout.action)], dim=1)
         for layer in self.layers:
             x = F.relu(layer(x))
-        return cast(Tensor, self.value(x)).squeeze(1)
+        with torch.autocast(x.device.type, enabled=False):  # half precision rounds values too much
+            return cast(Tensor, self.value(x.float())).squeeze(1)
 
     def _unpack(self, packed: Tensor, bits: int) -> Tensor:
         """[S, bytes] -> [S, bits] where the data is, in the precision of the products to come."""
