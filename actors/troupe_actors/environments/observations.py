@@ -18,6 +18,7 @@ Path: TypeAlias = tuple[str | int, ...]
 ALONE = "observation"
 """The name of the one column of an observation that is neither a Dict nor a Tuple."""
 _SEPARATOR = "/"
+_ARRAY = (np.ndarray, np.generic)
 _ONE: tuple[int, ...] = ()
 
 
@@ -115,11 +116,7 @@ class _BoxColumn:
         self.space: Space = narrowed(space) if kind == "f" else space
 
     def put(self, into: Array, row: int, value: object) -> None:
-        if (
-            not isinstance(value, np.ndarray | np.generic)
-            or value.shape != self.shape
-            or value.dtype != self._given
-        ):
+        if not isinstance(value, _ARRAY) or value.shape != self.shape or value.dtype != self._given:
             raise self._other(value, self.shape)
         into[row] = value
 

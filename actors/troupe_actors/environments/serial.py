@@ -22,10 +22,11 @@ from troupe_actors.environments.faults import (
     wrong_step,
 )
 from troupe_actors.environments.making import make
-from troupe_actors.environments.observations import Layout, first_not_finite
+from troupe_actors.environments.observations import Layout
 from troupe_actors.environments.slot import Slot
 from troupe_actors.environments.transition import Seeds, Transition
 
+_MOST_REWARD = float(np.finfo(np.float32).max)
 _NO_ROWS = np.empty(0, np.int64)
 _NO_RETURNS = np.empty(0, np.float64)
 
@@ -67,7 +68,8 @@ class Environments:
         self.spaces = Spaces(self._layout.spaces, self._actions.space)
         self._seeds: Seeds | None = None
         self._steps = 0
-        self._length = np.zeros(count, np.int64)
+        self._began = np.zeros(count, np.int64)
+        """Where `_steps` stood when each row's episode began."""
         self._return = np.zeros(count, np.float64)
         self._no_final = self._layout.empty(0)
 
@@ -91,22 +93,22 @@ class Environments:
         if self._seeds is None:
             raise ValueError("environments are reset before they are stepped")
         self._steps += 1
-        self._length += 1
         observation = self._layout.empty(self.count)
         signals = self._step_each(self._given(actions), observation)
         skipped = self._restart(signals.failed, observation) if signals.failed else _NO_ROWS
-        reward = signals.reward.astype(np.float32)
-        self._check(observation, reward)
+        unfit = self._layout.unfit(observation)
+        if unfit:
+            raise self._fault(*unfit)
         self._return += signals.reward
         if not signals.ended:
             ended, final, returns, lengths = _NO_ROWS, self._no_final, _NO_RETURNS, _NO_ROWS
         else:
             ended = np.array(signals.ended)
             final = {name: column[ended] for name, column in observation.items()}
-            returns, lengths = self._return[ended], self._length[ended]
+            returns, lengths = self._return[ended], self._steps - self._began[ended]
             self._start_next(signals.ended, observation)
         return Transition(
-            observation, reward, signals.terminated, signals.truncated,
+            observation, signals.reward.astype(np.float32), signals.terminated, signals.truncated,
             skipped, ended, final, returns, lengths,
         )  # fmt: skip
 
@@ -126,6 +128,7 @@ class Environments:
         truncated = np.zeros(self.count, np.bool_)
         ended: list[int] = []
         failed: list[tuple[int, Exception]] = []
+        put = self._layout.put
         for row, (slot, action) in enumerate(zip(self._slots, given, strict=True)):
             try:
                 result = slot.env.step(action)
@@ -137,11 +140,15 @@ class Environments:
             except (TypeError, ValueError):
                 raise self._fault(row, str(wrong_step(result))) from None
             try:
-                check_signals(gain, over, stopped)
-                self._layout.put(observation, row, seen)
+                if type(gain) is not float or type(over) is not bool or type(stopped) is not bool:
+                    check_signals(gain, over, stopped)
+                put(observation, row, seen)
             except MismatchError as mismatch:
                 raise self._fault(row, str(mismatch)) from None
-            reward[row] = gain
+            number = float(gain)
+            if not -_MOST_REWARD <= number <= _MOST_REWARD:
+                raise self._fault(row, f"reward is not finite in float32: {number}")
+            reward[row] = number
             if over or stopped:
                 ended.append(row)
                 terminated[row] = over
@@ -152,7 +159,7 @@ class Environments:
         self, failed: Sequence[tuple[int, Exception]], observation: Mapping[str, Array]
     ) -> NDArray[np.int64]:
         for row, error in failed:
-            self._slots[row].restart(error, int(self._length[row]), self._steps)
+            self._slots[row].restart(error, self._step_of(row), self._steps)
             self._start(row, observation)
         return np.array([row for row, _ in failed])
 
@@ -166,7 +173,7 @@ class Environments:
         """Begin the row's episode, and write its first observation."""
         assert self._seeds is not None
         first = self._slots[row].start(self._seeds, self._steps)
-        self._length[row] = 0
+        self._began[row] = self._steps
         self._return[row] = 0.0
         try:
             self._layout.put(observation, row, first)
@@ -176,16 +183,11 @@ class Environments:
         if unfit:
             raise self._fault(row, unfit[1])
 
-    def _check(self, observation: Mapping[str, Array], reward: Array) -> None:
-        row = first_not_finite(reward)
-        if row is not None:
-            raise self._fault(row, f"reward is not finite: {reward[row]}")
-        unfit = self._layout.unfit(observation)
-        if unfit:
-            raise self._fault(*unfit)
-
     def _fault(self, row: int, what: str) -> EnvironmentFaultError:
-        return self._slots[row].fault(what, int(self._length[row]))
+        return self._slots[row].fault(what, self._step_of(row))
+
+    def _step_of(self, row: int) -> int:
+        return self._steps - int(self._began[row])
 
 
 def describe(name: str, env: object, count: int, prefix: str = "") -> tuple[Layout, Actions]:
