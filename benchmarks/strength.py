@@ -40,7 +40,7 @@ def main() -> int:
     """Train, judge and report."""
     report = Report("strength", __doc__)
     report.parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    report.parser.add_argument("--steps", type=int, help="trained steps (default: the example's)")
+    report.parser.add_argument("--steps", type=int, default=1_900_000, help="trained steps")
     report.parser.add_argument("--deals", type=int, default=1000, help="deals to judge by")
     report.parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs here")
     options = report.arguments()
@@ -62,14 +62,13 @@ def main() -> int:
     return report.finish({"seeds": [details(outcome) for outcome in outcomes]})
 
 
-def train_and_judge(base: Path, seed: int, steps: int | None, deals: int) -> Outcome:
+def train_and_judge(base: Path, seed: int, steps: int, deals: int) -> Outcome:
     """Train the example with this seed below `base`, then play its agents against all opponents."""
     print(f"seed {seed}: training ...", file=sys.stderr)
     runs = base / f"seed-{seed}"
     runs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "troupe.cli", "train", str(JOB), f"seed={seed}"]
-    if steps:
-        command.append(f"stop.steps={steps}")
+    command.append(f"stop.steps={steps}")
     start = time.monotonic()
     with open(runs / "output.txt", "wb") as output:
         command += ["--runs", str(runs)]
