@@ -41,10 +41,8 @@ def make(name: str, options: Mapping[str, object]) -> Env:
         raise UserError(f"environment {name!r}: {_line(error)}") from None
     except ModuleNotFoundError as error:
         raise _missing(name, error) from None
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error) or "must inherit from" in str(error):
-            raise UserError(f"environment {name!r}: {_line(error)}") from None
-        raise
+    except TypeError as error:  # an option that it does not take, or lacks; or no Env at all
+        raise UserError(f"environment {name!r}: {_line(error)}") from None
     return made
 
 
@@ -116,9 +114,7 @@ def _vector_maker(
         try:
             made = maker(num_envs=count, **options)
         except TypeError as error:
-            if "unexpected keyword argument" in str(error):
-                raise UserError(f"environment {name!r}: {_line(error)}") from None
-            raise
+            raise UserError(f"environment {name!r}: {_line(error)}") from None
         if not isinstance(made, VectorEnv) or made.num_envs != count:
             raise UserError(f"environment {name!r}: made {made!r}, not a VectorEnv of {count}")
         return made
