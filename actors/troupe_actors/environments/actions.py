@@ -76,10 +76,12 @@ class Actions:
             whole: Array = (actions + self._start).astype(self._dtype, copy=False)
             return whole.reshape(self._given)
         flat = actions.reshape(-1)
-        if not math.isfinite(flat @ flat):
+        if not math.isfinite(flat.dot(flat)):
             self._refuse(~np.isfinite(actions), actions, "not finite")
         # Clipped in their dtype: a bound rounded to float32 may lie outside.
-        given: Array = np.minimum(np.maximum(actions.astype(self._dtype), self._least), self._most)
+        given: Array = np.minimum(
+            np.maximum(actions.astype(self._dtype, copy=False), self._least), self._most
+        )
         return given.reshape(self._given)
 
     def _inside(self, actions: Array) -> bool:

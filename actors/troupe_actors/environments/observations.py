@@ -95,7 +95,7 @@ class Layout:
 def first_not_finite(values: Array) -> int | None:
     """The first row [E, ...] with NaN or an infinite value. Fast where there is none."""
     flat = values.reshape(-1)
-    if math.isfinite(flat @ flat):  # NaN and infinity survive a sum of squares
+    if math.isfinite(flat.dot(flat)):  # NaN and infinity survive a sum of squares
         return None
     sound = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return None if sound.all() else int(np.argmin(sound))

@@ -27,6 +27,7 @@ from troupe_actors.environments.slot import Slot
 from troupe_actors.environments.transition import Seeds, Transition
 
 _MOST_REWARD = float(np.finfo(np.float32).max)
+_NUMBERS = frozenset([float, np.float64, np.float32])  # nearly all; others are looked at
 _NO_ROWS = np.empty(0, np.int64)
 _NO_RETURNS = np.empty(0, np.float64)
 
@@ -34,7 +35,7 @@ _NO_RETURNS = np.empty(0, np.float64)
 class _Signals(NamedTuple):
     """What came of one round of steps, besides observations."""
 
-    reward: NDArray[np.float64]
+    reward: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     ended: list[int]
@@ -70,7 +71,7 @@ class Environments:
         self._steps = 0
         self._began = np.zeros(count, np.int64)
         """Where `_steps` stood when each row's episode began."""
-        self._return = np.zeros(count, np.float64)
+        self._return = [0.0] * count
         self._no_final = self._layout.empty(0)
 
     @property
@@ -85,7 +86,7 @@ class Environments:
         self._seeds = seeds
         observation = self._layout.empty(self.count)
         for row, slot in enumerate(self._slots):
-            slot.episode = episodes[row] if episodes else 0
+            slot.episode = episodes[row] if episodes is not None else 0
             self._start(row, observation)
         return observation
 
@@ -99,16 +100,16 @@ class Environments:
         unfit = self._layout.unfit(observation)
         if unfit:
             raise self._fault(*unfit)
-        self._return += signals.reward
         if not signals.ended:
             ended, final, returns, lengths = _NO_ROWS, self._no_final, _NO_RETURNS, _NO_ROWS
         else:
             ended = np.array(signals.ended)
             final = {name: column[ended] for name, column in observation.items()}
-            returns, lengths = self._return[ended], self._steps - self._began[ended]
+            returns = np.array([self._return[row] for row in signals.ended])
+            lengths = self._steps - self._began[ended]
             self._start_next(signals.ended, observation)
         return Transition(
-            observation, signals.reward.astype(np.float32), signals.terminated, signals.truncated,
+            observation, signals.reward, signals.terminated, signals.truncated,
             skipped, ended, final, returns, lengths,
         )  # fmt: skip
 
@@ -123,7 +124,7 @@ class Environments:
             raise self._fault(wrong.row, str(wrong)) from None
 
     def _step_each(self, given: Array, observation: Mapping[str, Array]) -> _Signals:
-        reward = np.zeros(self.count, np.float64)
+        reward = np.zeros(self.count, np.float32)
         terminated = np.zeros(self.count, np.bool_)
         truncated = np.zeros(self.count, np.bool_)
         ended: list[int] = []
@@ -140,7 +141,11 @@ class Environments:
             except (TypeError, ValueError):
                 raise self._fault(row, str(wrong_step(result))) from None
             try:
-                if type(gain) is not float or type(over) is not bool or type(stopped) is not bool:
+                if (
+                    type(gain) not in _NUMBERS
+                    or type(over) is not bool
+                    or type(stopped) is not bool
+                ):
                     check_signals(gain, over, stopped)
                 put(observation, row, seen)
             except MismatchError as mismatch:
@@ -149,6 +154,7 @@ class Environments:
             if not -_MOST_REWARD <= number <= _MOST_REWARD:
                 raise self._fault(row, f"reward is not finite in float32: {number}")
             reward[row] = number
+            self._return[row] += number
             if over or stopped:
                 ended.append(row)
                 terminated[row] = over

@@ -82,7 +82,7 @@ class Vectorised:
 
     def reset(self, seeds: Seeds, episodes: Sequence[int] | None = None) -> Columns:
         self._seeds = seeds
-        self._episodes[:] = episodes if episodes else 0
+        self._episodes[:] = episodes if episodes is not None else 0
         return self._start_all()
 
     def step(self, actions: Array) -> Transition:
