@@ -26,7 +26,7 @@ class ClusterError(TroupeError):
 
 
 def environment() -> dict[str, str]:
-    """What Ray's processes need to see: closed to others, quiet, and workers not slowed down.
+    """What Ray's processes need to see: closed to others, quiet, small, and not slowed down.
 
     Exported before Ray starts rather than through `runtime_env`, so that workers started ahead
     are used.
@@ -39,6 +39,9 @@ def environment() -> dict[str, str]:
         "RAY_enable_metrics_collection": "0",
         "RAY_worker_niceness": "0",
         "RAY_DEDUP_LOGS": "0",
+        # A tenth less memory at the same speed: batches come in many shapes, from several threads.
+        "MALLOC_ARENA_MAX": "1",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     }
 
 
