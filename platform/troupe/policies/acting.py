@@ -108,7 +108,8 @@ class ActionValueActor:
         x = self._action.plus(actions, states.index_select(0, owner)).relu_()
         for layer in self._rest:
             x = layer.relu(x)
-        return self._value(x.float()).squeeze(1)
+        values: Tensor = self._value(x.float())
+        return values.squeeze(1)
 
     def _unpack(self, packed: Array, bits: int, rows: int) -> Tensor:
         """[n, bytes] -> [rows, bits] where the network is; rows past n are zero."""
