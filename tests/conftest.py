@@ -10,5 +10,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what needs a GPU where there is none; pytest counts it as deselected."""
     if torch.cuda.is_available():
         return
-    config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("gpu")])
-    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
