@@ -18,6 +18,8 @@ from troupe.store import StoreError
 SCHEMA = 1
 """Version of our keys and functions; it is part of the function library's name."""
 OLDEST_SERVER = 7
+_READ_BYTES = 256 * 1024
+"""How much is asked of the socket at once: several blocks."""
 SOCKET_SECONDS = 15.0
 _RETRIES = 12
 _RETRIED = (redis.ConnectionError, redis.TimeoutError)
@@ -175,6 +177,7 @@ def _client(url: str, retry: Retry, timeout: float = SOCKET_SECONDS) -> "redis.R
             socket_timeout=timeout,
             socket_connect_timeout=min(timeout, 5.0),
             socket_keepalive=True,
+            socket_read_size=_READ_BYTES,
         )
     except (ValueError, TypeError):
         raise UserError(

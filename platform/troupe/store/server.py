@@ -25,6 +25,12 @@ _ATTEMPTS = 8
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 3.0
 _IN_USE = "Address already in use"
+_ALLOCATOR = "dirty_decay_ms:-1,muzzy_decay_ms:-1,lg_extent_max_active_fit:20"
+"""jemalloc's settings: keep memory, up to `maxmemory`, and use it again.
+
+As shipped, it does not cut a block out of a large free extent, which is what a log that was
+acknowledged leaves behind, but asks the kernel for new pages: 16 page faults for 64 KB.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ def _launch(
             stdout=output,
             stderr=output,
             cwd=folder,
+            env={**os.environ, "MALLOC_CONF": _ALLOCATOR, "JE_MALLOC_CONF": _ALLOCATOR},
             # Ctrl-C at the terminal is for us: the learner still needs the store to save.
             start_new_session=True,
         )

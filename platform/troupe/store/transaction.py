@@ -1,7 +1,8 @@
 """One MULTI/EXEC with large values, sent while it is still being made.
 
 The client library's pipeline gathers everything before it sends anything. Here the server works on
-one block while we encode the next, and each command is one write to the socket.
+some blocks while we encode the next; a write to the socket carries several, since each one wakes
+the server up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,9 @@ import redis.connection
 _Connection = redis.connection.AbstractConnection
 Part = bytes | bytearray
 """A command's name or an argument."""
+
+_WRITE_BYTES = 512 * 1024
+"""How much is gathered for one write."""
 
 
 def transact(client: "redis.Redis", commands: Iterable[Sequence[Part]]) -> list[object]:
@@ -24,12 +28,15 @@ def transact(client: "redis.Redis", commands: Iterable[Sequence[Part]]) -> list[
     connection = pool.get_connection()
     whole = False
     try:
-        _send(connection, [b"MULTI"])
-        replies = 1
+        pieces, size, replies = [*pack([b"MULTI"])], 0, 1
         for command in commands:
-            _send(connection, command)
+            pieces += pack(command)
+            size += sum(map(len, command))
             replies += 1
-        _send(connection, [b"EXEC"])
+            if size >= _WRITE_BYTES:
+                _write(connection, pieces)
+                pieces, size = [], 0
+        _write(connection, [*pieces, *pack([b"EXEC"])])
         refusals = [error for _ in range(replies) if (error := _refusal(connection))]
         try:
             results = connection.read_response()
@@ -48,16 +55,16 @@ def transact(client: "redis.Redis", commands: Iterable[Sequence[Part]]) -> list[
     return list(results)
 
 
-def pack(parts: Sequence[Part]) -> bytes:
-    """A command in the Redis serialization protocol."""
+def pack(parts: Sequence[Part]) -> list[Part]:
+    """A command in the Redis serialization protocol, in pieces."""
     pieces: list[Part] = [b"*%d\r\n" % len(parts)]
     for part in parts:
         pieces += [b"$%d\r\n" % len(part), part, b"\r\n"]
-    return b"".join(pieces)
+    return pieces
 
 
-def _send(connection: _Connection, command: Sequence[Part]) -> None:
-    connection.send_packed_command([pack(command)])  # type: ignore[no-untyped-call]
+def _write(connection: _Connection, pieces: Iterable[Part]) -> None:
+    connection.send_packed_command([b"".join(pieces)])  # type: ignore[no-untyped-call]
 
 
 def _refusal(connection: _Connection) -> redis.ResponseError | None:
