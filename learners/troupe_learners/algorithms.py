@@ -1,13 +1,13 @@
 """Algorithms: one file each, found by its name. The update loop (`update.py`) is the same for all.
 
-A file offers `Config`, a settings class, and `Algorithm`, made from one.
+A file offers `Config`, a settings class, `Algorithm`, made from one, and `defaults`, which says what a
+job of it has where it leaves keys out.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,39 +15,38 @@ from troupe.config import parse
 from troupe.episodes import Columns, Episodes
 from troupe.errors import UserError
 from troupe.plugins import find
+from troupe.policies import ACTION, Policy, Spaces, Steps
 from troupe_learners.optim import OptimizerSettings
 
 OBSERVATION = "observation."
-ACTION = "action."
+ACTIONS = "action."
 """Prefixes of column names in a ring; per-step columns have none."""
 VERSION = "version"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """S steps on the learner's device, laid end to end."""
+    """S steps of N fragments on the learner's device, laid end to end.
+
+    Where steps are taken out of their fragments (a minibatch of steps, a sample from replay) there
+    are no columns per fragment.
+    """
 
     observation: Mapping[str, Tensor]
     """By name, [S, ...]."""
     action: Mapping[str, Tensor]
     """By name, [S, ...]."""
     step: Mapping[str, Tensor]
-    """By name, [S]: `version`, and what `Algorithm.credit` and `Algorithm.prepare` computed."""
+    """By name, [S]: `version`, `reward`, `log_prob`, and what `credit` and `prepare` computed."""
+    fragment: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [N]: `length` (int64), `ending`, `seat` (uint8) and `stream` (int64).
 
-    @classmethod
-    def on(cls, device: torch.device, columns: Columns) -> "Batch":
-        """Move a ring's columns to a device; does not wait for the copies."""
-        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-        if device.type == "cuda":
-            tensors = {
-                name: tensor.pin_memory().to(device, non_blocking=True)
-                for name, tensor in tensors.items()
-            }
-        return cls(
-            observation=_strip(OBSERVATION, tensors),
-            action=_strip(ACTION, tensors),
-            step={name: tensor for name, tensor in tensors.items() if "." not in name},
-        )
+    `stream` numbers what fragments follow one another in: one environment of one actor, in order.
+    """
+    final: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [N, ...]: the observation after each fragment's last step."""
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [N, ...]: the recurrent state before each fragment's first step."""
 
     @property
     def steps(self) -> int:
@@ -55,7 +54,7 @@ class Batch:
         return next(iter(self.step.values())).shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> "Batch":
-        """The same columns of some of the steps."""
+        """The same columns of some of the steps, out of their fragments."""
         return Batch(
             observation={name: tensor[rows] for name, tensor in self.observation.items()},
             action={name: tensor[rows] for name, tensor in self.action.items()},
@@ -66,33 +65,83 @@ class Batch:
         """The batch with further per-step columns."""
         return replace(self, step={**self.step, **columns})
 
+    def evaluated(self) -> Steps:
+        """The steps as a policy evaluates them."""
+        length = self.fragment.get("length")
+        return Steps(self.observation, self.action[ACTION], length, self.initial)
 
-def rows_of(block: Episodes, credit: Columns) -> Columns:
-    """A block's columns as a ring keeps them: what the policy reads, and what was credited."""
-    return {
-        **{OBSERVATION + name: column for name, column in block.observation.items()},
-        **{ACTION + name: column for name, column in block.action.items()},
-        VERSION: block.version.astype(np.int64),
-        **credit,
-    }
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Parameters that are trained by a loss and an optimizer of their own."""
+
+    name: str
+    """As `Policy.group` has it."""
+    want: frozenset[str]
+    """What the loss needs of `Policy.evaluate`."""
+    optimizer: OptimizerSettings
+    max_grad_norm: float | None = None
+    """The gradient is scaled down to this L2 norm."""
+    every: int = 1
+    """Stepped in every so many optimizer steps (the delayed actor of TD3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """How steps are kept and drawn again. Without it every step is trained on in one batch only."""
+
+    capacity: int
+    """Steps that are kept, the newest; of each rank."""
+    batch: int
+    """Steps that are drawn for one optimizer step, over all ranks."""
+    updates: int
+    """Optimizer steps in a turn."""
+    learning_starts: int
+    """Steps taken in before the first optimizer step, over all ranks."""
+    n_step: int = 1
+    gamma: float = 0.99
+    """Discounts the rewards of a window of `n_step` steps.
+
+    A drawn step has the columns `reward` (of the window), `discount` (gamma to the steps really
+    taken, 0 if it terminated) and `observation.NAME` of the state after it as `next.NAME`.
+    """
+    alpha: float | None = None
+    """Exponent of priorities (Schaul et al., 2016); none draws uniformly."""
+    beta: float = 0.4
+    """Exponent of the importance weights, in the column `weight`; moves to 1 by the run's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How an algorithm wants to be run."""
 
-    batch: int
-    """Steps that are prepared together, and trained on in every epoch."""
+    groups: tuple[Group, ...]
+    """Trained one after the other on every minibatch."""
+    batch: int | None = None
+    """Steps that are prepared together; none is what all actors play in a turn."""
+    whole: bool = True
+    """Batches are of whole fragments, `batch` or a few more steps; else exactly `batch` steps of any."""
     epochs: int = 1
     minibatch: int | None = None
-    """Steps per optimizer step, drawn in random order; none is the whole batch, in order."""
+    """Steps per optimizer step over all ranks, in random order; none is the whole batch, in order."""
+    segments: bool = False
+    """Minibatches are of whole fragments, about `minibatch` steps: for recurrent policies."""
     micro_batch: int | None = None
     """Steps that pass through the network at once; bounds memory and changes no result."""
-    max_grad_norm: float
+    anneal: bool = False
+    """Learning rates fall linearly to 0 by `stop.steps` (or `stop.updates`)."""
+    max_kl: float | None = None
+    """A batch is left when the loss's metric `approx_kl` of a minibatch exceeds this."""
+    replay: Replay | None = None
+    tau: float | None = None
+    """The target network moves this share of the way to the policy after every optimizer step of the
+    last group; none has no target network."""
+    target_every: int = 1
+    """Only every so many optimizer steps."""
 
 
 class Totals(NamedTuple):
-    """Denominators of one optimizer step, over all its micro-batches."""
+    """Denominators of one optimizer step, over all its micro-batches and ranks."""
 
     steps: int
 
@@ -103,14 +152,30 @@ class Loss(NamedTuple):
     total: Tensor
     """Scalar, differentiable."""
     metrics: Mapping[str, Tensor]
-    """Scalars to look at, by name."""
+    """Scalars to look at, by name; shares of the whole minibatch, as the loss is."""
+    priority: Tensor | None = None
+    """float [S]: with prioritised replay, the size of each step's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Whom an algorithm may ask while it prepares a batch."""
+
+    policy: Policy
+    target: Policy
+    """The slowly moving copy, or the policy itself where the plan has no `tau`."""
+    progress: float
+    """How much of the run is done, 0 to 1; 0 where nothing says when it ends."""
+    add_up: Callable[[Tensor], Tensor]
+    """Sums a tensor over all ranks, [..] to [..]; the same result on each."""
+    random: torch.Generator
+    """On the policy's device."""
 
 
 class Algorithm(Protocol):
-    """What is learned from a batch. It does not own the loop."""
+    """What is learned from a batch. It does not own the loop; every policy has one of its own."""
 
     plan: Plan
-    optimizer: OptimizerSettings
 
     def credit(self, block: Episodes) -> Columns:
         """Per-step columns [S] that need whole fragments; once per block, in host memory.
@@ -120,19 +185,80 @@ class Algorithm(Protocol):
         """
         ...
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, roles: Roles) -> Batch:
         """Add per-step columns that need the whole batch; once per batch, without gradients."""
         ...
 
-    def loss(self, outputs: Tensor, minibatch: Batch, totals: Totals) -> Loss:
-        """This micro-batch's share of the loss.
+    def loss(
+        self, group: str, outputs: Mapping[str, Tensor], minibatch: Batch, totals: Totals
+    ) -> Loss:
+        """This micro-batch's share of the loss of a group of parameters.
 
         Args:
-            outputs: float32 [S], what `policy.evaluate` gave.
+            group: which.
+            outputs: float32, what `policy.evaluate` gave of what the group wants.
             minibatch: the S steps.
             totals: denominators of the whole minibatch.
         """
         ...
+
+
+class Module(Protocol):
+    """What an algorithm's file offers."""
+
+    Config: type
+    Algorithm: type
+
+    def defaults(self, settings: object, spaces: Spaces) -> Mapping[str, object]:
+        """Job data for what a job leaves out, such as `{"network": {"kind": "actor_critic"}}`.
+
+        Args:
+            settings: its `Config`.
+            spaces: what each policy sees and does.
+
+        Raises:
+            UserError: the algorithm does not fit the action space.
+        """
+        ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """An algorithm that moves a setting of its own as it goes; part of the checkpoint."""
+
+    def after(self, batch: Batch, roles: Roles) -> Mapping[str, Tensor]:
+        """Look at a batch after its last epoch; scalars to look at, by name. Without gradients."""
+        ...
+
+    def state(self) -> Mapping[str, float]:
+        """What it has come to, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+def extended(batch: Batch) -> tuple[Steps, Tensor, Tensor]:
+    """A batch with each fragment's final observation as one step more, to value both in one pass.
+
+    Returns:
+        Steps: S + N of them, without actions.
+        int64 [S]: where the batch's own steps lie in them.
+        int64 [N]: where the final observations lie.
+    """
+    length = batch.fragment["length"]
+    ends = (length + 1).cumsum(0) - 1
+    own = torch.ones(batch.steps + len(length), dtype=torch.bool, device=length.device)
+    own[ends] = False
+    rows = own.nonzero().squeeze(1)
+    observation = {}
+    for name, column in batch.observation.items():
+        both = column.new_empty((len(own), *column.shape[1:]))
+        both[rows] = column
+        both[ends] = batch.final[name]
+        observation[name] = both
+    return Steps(observation, None, length + 1, batch.initial), rows, ends
 
 
 def load(options: Mapping[str, object]) -> Algorithm:
@@ -150,11 +276,3 @@ def load(options: Mapping[str, object]) -> Algorithm:
         raise UserError(f"algorithm.name: {name!r} is no algorithm: it has no Config and Algorithm")
     algorithm: Algorithm = module.Algorithm(parse(module.Config, settings, "algorithm"))
     return algorithm
-
-
-def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }

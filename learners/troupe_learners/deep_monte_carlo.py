@@ -4,17 +4,20 @@ Q(s, a) is regressed on the return that followed: no bootstrapping, no importanc
 are made up differently from the paper's; `docs/deep_monte_carlo.md` says how.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces as gym
 from pydantic import Field
 from torch import Tensor
 
 from troupe.config import config
 from troupe.episodes import Columns, Ending, Episodes
-from troupe.errors import TroupeError
-from troupe_learners.algorithms import Batch, Loss, Plan, Totals
+from troupe.errors import TroupeError, UserError
+from troupe.policies import Spaces
+from troupe_learners.algorithms import Batch, Group, Loss, Plan, Roles, Totals
 from troupe_learners.losses import mean_square
 from troupe_learners.optim import OptimizerSettings
 from troupe_learners.returns import monte_carlo
@@ -43,11 +46,17 @@ class Algorithm:
     """Regression of Q(s, a) on the final return of the seat that acted."""
 
     def __init__(self, settings: Config) -> None:
-        self.optimizer = settings.optimizer
-        self.plan = Plan(
-            batch=settings.batch,
-            micro_batch=settings.micro_batch,
+        everything = Group(
+            name="all",
+            want=frozenset({"value"}),
+            optimizer=settings.optimizer,
             max_grad_norm=settings.max_grad_norm,
+        )
+        self.plan = Plan(
+            groups=(everything,),
+            batch=settings.batch,
+            whole=False,
+            micro_batch=settings.micro_batch,
         )
         self._objective: Objective = settings.objective
 
@@ -65,14 +74,30 @@ class Algorithm:
         reward, length = torch.tensor(block.reward), torch.tensor(block.length)
         return {"return": monte_carlo(reward, length).numpy()}
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, roles: Roles) -> Batch:
         """Turn returns into what Q is to predict."""
         return batch.with_steps({"target": target(batch.step["return"], self._objective)})
 
-    def loss(self, outputs: Tensor, minibatch: Batch, totals: Totals) -> Loss:
+    def loss(
+        self, group: str, outputs: Mapping[str, Tensor], minibatch: Batch, totals: Totals
+    ) -> Loss:
         """Mean squared error of the values."""
-        loss = mean_square(outputs, minibatch.step["target"], totals.steps)
-        return Loss(loss, {"value": outputs.detach().sum() / totals.steps})
+        value = outputs["value"]
+        loss = mean_square(value, minibatch.step["target"], totals.steps)
+        return Loss(loss, {"value": value.detach().sum() / totals.steps})
+
+
+def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:
+    """A network of action values, and play that is random at first."""
+    if not isinstance(spaces.action, gym.MultiBinary):
+        raise UserError(
+            f"algorithm.name: deep_monte_carlo values moves of MultiBinary, not {spaces.action}; "
+            "dqn or ppo learn such actions"
+        )
+    return {
+        "network": {"kind": "action_value", "hidden": 512, "layers": 5, "recurrent": 128},
+        "actors": {"exploration": 0.01, "exploration_start": 1.0, "exploration_decay": 120},
+    }
 
 
 def target(returns: Tensor, objective: Objective) -> Tensor:

@@ -63,6 +63,10 @@ class Episodes:
     """By name, [N, ...]: the observation after the last step, where the algorithm needs one."""
     initial: Columns = field(default_factory=dict)
     """By name, [N, ...]: the recurrent state before the first step, where the policy has one."""
+    turn: int = 0
+    """In lockstep, the turn that this was played in; such a block may have no steps."""
+    resume: bytes = b""
+    """In lockstep, what the actor needs to play the next turn, as it was after this one."""
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,7 @@
 """Games: one file or folder each, found by its name; many tables of a game are played together."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,10 @@ class Turn(NamedTuple):
     moves: Array
     """[M]: every legal move, in the game's own encoding."""
     legal: Array
-    """[M, ...]: the same moves as a policy sees them, packed as the seat's action space says."""
+    """[M, ...]: the same moves as a policy sees them, packed as the seat's action space says.
+
+    A Discrete action space has int64 [M] here, and `action_mask`, MultiBinary, in the observation.
+    """
     observation: Columns
     """By name, [T, ...]: what the seat to move sees, in rows as wide as the widest seat's."""
     group: NDArray[np.int64]
@@ -33,7 +37,13 @@ class Turn(NamedTuple):
     finished: NDArray[np.int64]
     """[K]: tables whose game ended in this call; they already show their next deal."""
     payoff: NDArray[np.float32]
-    """[K, seats]: what each seat won or lost in those games."""
+    """[K, seats]: what each seat won or lost in those games in this call: all of it, for most games."""
+    reward: NDArray[np.float32] | None = None
+    """[T, seats]: what each seat got in this call on tables whose game goes on; none is nothing."""
+    truncated: NDArray[np.bool_] | None = None
+    """[K]: games that were stopped from outside; none is none of them."""
+    final: Columns = MappingProxyType({})
+    """By name, [K, seats, ...]: what each seat saw last, where games may be truncated."""
 
 
 class Tables(Protocol):

@@ -25,37 +25,67 @@ class GameSettings:
 
 
 @config
-class NetworkSettings:
-    """The size of every policy's network."""
+class EnvironmentSettings:
+    """Which environment of one agent is acted in."""
 
+    name: str
+    """A Gymnasium id, or `package.module:Class` of your own."""
+    options: Mapping[str, object] = Field(default_factory=dict)
+    """What it is made with; `max_episode_steps` as `gymnasium.make` has it."""
+
+
+@config
+class NetworkSettings:
+    """Every policy's network. What a job leaves out is what its algorithm says."""
+
+    kind: str = "action_value"
+    """A file of `troupe.policies`, or a dotted path to a module of your own."""
     hidden: Positive = 512
     """Width of the hidden layers."""
-    layers: Positive = 5
+    layers: Annotated[int, Field(ge=0)] = 5
     """How many hidden layers follow the input."""
-    recurrent: Positive = 128
-    """Width of the LSTM that reads the history."""
+    recurrent: Annotated[int, Field(ge=0)] = 128
+    """Width of the LSTM; 0 is none."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Between hidden layers."""
+    shared: bool = False
+    """Policy and critic have their hidden layers in common."""
+    normalise_observation: bool = False
+    """Observations enter the network with running mean 0 and deviation 1; part of the weights."""
+    normalise_reward: bool = False
+    """Rewards are divided by the running deviation of the return; part of the weights."""
+    critics: Annotated[int, Field(ge=1, le=2)] = 1
+    """Of a deterministic policy; set by the algorithm."""
+    duelling: bool = False
+    """Of a network of action values; set by the algorithm."""
 
 
 @config
 class ActorSettings:
-    """How experience is made."""
+    """How experience is made. What a job leaves out of exploration is what its algorithm says."""
 
     count: Positive = 2
     """How many actors."""
     tables: Positive = 128
     """Games that one actor plays side by side."""
-    epsilon: Fraction = 0.01
-    """Share of decisions drawn uniformly among the legal moves, in the end."""
-    epsilon_start: Fraction = 1.0
+    environments: Positive = 4
+    """Environments that one actor steps side by side."""
+    rollout: Positive = 128
+    """Steps in every environment before they are sent; in lockstep, of a turn."""
+    games: Positive = 1
+    """In lockstep, games that every table plays in a turn."""
+    exploration: Annotated[float, Field(ge=0)] = 0.01
+    """In the end: the share of random decisions, or the noise as a share of the action's range."""
+    exploration_start: Annotated[float, Field(ge=0)] = 1.0
     """The same while a policy is untrained."""
-    epsilon_decay: Annotated[int, Field(ge=0)] = 120
-    """Updates of a policy over which its share falls, linearly, from start to end."""
+    exploration_decay: Annotated[int, Field(ge=0)] = 120
+    """Versions of a policy over which it moves, linearly, from start to end."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where the processor multiplies it natively."""
+    """`auto` is bf16 for action values where the processor multiplies it natively, else fp32."""
     device: Device = "auto"
     """`auto` is the CPU: a game's batches are too small to feed a GPU from many actors."""
     block_steps: Positive = 800
-    """Steps in a block before it is sent."""
+    """Steps of whole games in a block before it is sent."""
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
     """Scheduling priority below the learner's."""
 
@@ -64,6 +94,8 @@ class ActorSettings:
 class LearnerSettings:
     """How experience becomes weights."""
 
+    count: Positive = 1
+    """Ranks: learners that share every update."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Mixed precision; `auto` is bf16 where the device multiplies it natively, else fp32."""
     device: Device = "auto"
@@ -103,9 +135,11 @@ class EvaluationSettings:
     every: Annotated[float, Field(ge=0)] = 30.0
     """Seconds between evaluations; 0 turns them off."""
     deals: Positive = 200
-    """Deals per evaluation, each played in both seats."""
-    against: tuple[str, ...] = ("random", "rule")
-    """Opponents by name."""
+    """Deals of a game per evaluation, each played in both seats."""
+    episodes: Positive = 20
+    """Episodes of an environment per evaluation, without exploration."""
+    against: tuple[str, ...] = ()
+    """Opponents by name; a job that leaves this out has those that its game has."""
 
 
 @config
@@ -113,9 +147,9 @@ class StopSettings:
     """When the run is done: at whichever limit comes first; none runs until it is told to stop."""
 
     steps: Positive | None = None
-    """Steps trained on."""
+    """Steps trained on; with replay, steps taken into it."""
     updates: Positive | None = None
-    """Updates over all policies."""
+    """Updates over all policies; one is all that is done with one batch, or a replay's turn."""
     minutes: Seconds | None = None
     """Minutes of training, start-up excluded, summed over resumes."""
 
@@ -126,11 +160,17 @@ class Job:
 
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    game: GameSettings
+    game: GameSettings | None = None
+    """What is played: this or `environment`."""
+    environment: EnvironmentSettings | None = None
     algorithm: Mapping[str, object]
     """`name` (a file of `troupe_learners`) and the options of that file's `Config`."""
     policies: Mapping[str, Name] = Field(default_factory=dict)
     """Which policy plays which seat; a seat left out has one of its own name."""
+    schedule: Literal["async", "lockstep"] = "async"
+    """lockstep: playing and learning take turns, and a run can be repeated bit for bit on a CPU."""
+    lag: Annotated[int, Field(ge=0, le=8)] = 0
+    """In lockstep, turn v is played with version v - lag, so that playing and learning overlap."""
     network: NetworkSettings = Field(default_factory=NetworkSettings)
     actors: ActorSettings = Field(default_factory=ActorSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)

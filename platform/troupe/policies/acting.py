@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from troupe.episodes import Array
+from troupe.episodes import Array, Columns
 from troupe.errors import TroupeError
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Choices, Decisions, Spaces
@@ -46,10 +46,15 @@ class ActionValueActor:
         self._prepare()
 
     def act(
-        self, decisions: Decisions, random: np.random.Generator, epsilon: float = 0.0
+        self, decisions: Decisions, random: np.random.Generator, exploration: float = 0.0
     ) -> Choices:
-        """Choose the best action of every decision, or with probability `epsilon` any."""
-        return epsilon_greedy(self.values(decisions), decisions.offsets, random, epsilon)
+        """Choose the best action of every decision, or with probability `exploration` any."""
+        values = self.values(decisions)
+        return epsilon_greedy(values, decisions, random, exploration)
+
+    def initial(self, count: int) -> Columns:
+        """Nothing: the history is part of what is observed."""
+        return {}
 
     def values(self, decisions: Decisions) -> NDArray[np.float32]:
         """[M]: the value of each legal action."""

@@ -6,7 +6,7 @@ has a `MultiBinary` `state` and, where there is one, a `MultiBinary` `history` o
 first), and whose actions are `MultiBinary` too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,10 +18,24 @@ from torch import Tensor, nn
 
 from troupe.errors import UserError
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import Spaces
+from troupe.policies import Acting, Spaces, Steps
 
 MOVES_PER_STEP = 3
 """Moves that the LSTM reads at once where the history's length allows, as in DouZero."""
+
+
+def create(spaces: Spaces, network: NetworkSettings) -> "ActionValue":
+    """See `policies.create`."""
+    return ActionValue(spaces, network)
+
+
+def create_acting(
+    spaces: Spaces, network: NetworkSettings, device: torch.device, precision: torch.dtype
+) -> Acting:
+    """See `policies.create_acting`."""
+    from troupe.policies.acting import ActionValueActor
+
+    return ActionValueActor(spaces, network, device, precision)
 
 
 class Layout:
@@ -67,16 +81,18 @@ class ActionValue(nn.Module):
         """The hidden layers, first to last."""
         return [cast(nn.Linear, layer) for layer in self.hidden]
 
-    def evaluate(self, observation: Mapping[str, Tensor], action: Tensor) -> Tensor:
-        """The value of the action taken at each of S steps.
+    def group(self, name: str) -> list[nn.Parameter]:
+        """All parameters: this network has no parts."""
+        assert name == "all"
+        return list(self.parameters())
 
-        Args:
-            observation: by name, uint8 [S, bytes], packed as in `Episodes`.
-            action: uint8 [S, bytes].
+    def evaluate(self, steps: Steps, want: Collection[str]) -> dict[str, Tensor]:
+        """`value` [S]: of the action taken. Columns of observations and actions are uint8 [S, bytes]."""
+        assert set(want) == {"value"}
+        assert steps.action is not None
+        return {"value": self._value(steps.observation, steps.action)}
 
-        Returns:
-            [S], differentiable in the parameters.
-        """
+    def _value(self, observation: Mapping[str, Tensor], action: Tensor) -> Tensor:
         parts = [self._unpack(observation["state"], self.layout.state)]
         if self.memory is not None:
             bits = self._unpack(observation["history"], self.layout.rows * self.layout.width)

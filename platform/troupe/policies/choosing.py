@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troupe.errors import TroupeError
-from troupe.policies import Choices
+from troupe.policies import Choices, Decisions
 
 
 def best(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -33,24 +33,27 @@ def best(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.
 
 def epsilon_greedy(
     values: NDArray[np.float32],
-    offsets: NDArray[np.int64],
+    decisions: Decisions,
     random: np.random.Generator,
     epsilon: float,
 ) -> Choices:
     """The best action of every decision, or with probability `epsilon` any, all equally likely.
 
-    `values` and `offsets` are as in `best`. The same count of numbers is drawn from `random`
+    `values` [M] are those of the listed actions. The same count of numbers is drawn from `random`
     whatever the values are.
 
     Raises:
         TroupeError: as `best`.
     """
+    offsets = decisions.offsets
     greedy = best(values, offsets)
     if epsilon == 0.0:
-        return Choices(greedy, np.zeros(greedy.size, np.float32))
+        action = decisions.legal[offsets[:-1] + greedy]
+        return Choices(action, np.zeros(greedy.size, np.float32), greedy)
     counts = offsets[1:] - offsets[:-1]
     explores, place = random.random((2, counts.size))
     choice = np.where(explores < epsilon, (place * counts).astype(np.int64), greedy)
     uniform = epsilon / counts
     probability = np.where(choice == greedy, 1.0 - epsilon + uniform, uniform)
-    return Choices(choice, np.log(probability).astype(np.float32))
+    action = decisions.legal[offsets[:-1] + choice]
+    return Choices(action, np.log(probability).astype(np.float32), choice)
