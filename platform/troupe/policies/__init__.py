@@ -1,7 +1,7 @@
 """Policies: networks that act for actors and are evaluated by learners."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -100,7 +100,7 @@ class Steps:
     """[S, ...]; none where nothing is wanted that depends on it."""
     length: "Tensor | None" = None
     """int64 [N]: steps of each fragment; a policy without a recurrent state does not ask for it."""
-    initial: "Mapping[str, Tensor]" = MappingProxyType({})
+    initial: "Mapping[str, Tensor]" = field(default_factory=dict)
     """By name, [N, ...]: the recurrent state before each fragment's first step."""
 
 
