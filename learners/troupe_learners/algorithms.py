@@ -124,8 +124,14 @@ class Plan:
     epochs: int = 1
     minibatch: int | None = None
     """Steps per optimizer step over all ranks, in random order; none is the whole batch, in order."""
+    minibatches: int | None = None
+    """In place of `minibatch`: in how many minibatches, as even as can be, an epoch is divided."""
+    normalise: str | None = None
+    """Per-step column that is shifted and scaled, before each optimizer step, to mean 0 and
+    deviation 1 over its minibatch of all ranks."""
     segments: bool = False
-    """Minibatches are of whole fragments, about `minibatch` steps: for recurrent policies."""
+    """Minibatches are of whole fragments, about `minibatch` steps; always so where a batch has
+    recurrent states."""
     micro_batch: int | None = None
     """Steps that pass through the network at once; bounds memory and changes no result."""
     anneal: bool = False
