@@ -38,7 +38,7 @@ def test_a_dumped_job_is_plain_and_reads_back_the_same() -> None:
         ({"actrs": 1}, "actrs: unknown key; did you mean 'actors'?"),
         ({"actors": {"tabels": 3}}, "actors.tabels: unknown key; did you mean 'tables'?"),
         ({"actors": {"count": 0}}, "actors.count: 0 is not right: input should be greater than 0"),
-        ({"actors": {"epsilon": 2}}, "actors.epsilon: 2 is not right"),
+        ({"actors": {"exploration": -1}}, "actors.exploration: -1 is not right"),
         ({"learner": {"precision": "fp8"}}, "learner.precision: 'fp8' is not right"),
         ({"store": 3}, "store: 3 is not a mapping"),
         ({"store": {"memory_mb": 2}}, "store.memory_mb: 2 is not right"),
@@ -51,8 +51,8 @@ def test_a_mistake_is_told_with_its_path(change: dict[str, object], line: str) -
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    lines = mistakes({"name": "a", "algorithm": {}, "seed": -1, "nonsense": 1})
-    assert [line.split(":")[0] for line in lines] == ["seed", "game", "nonsense"]
+    lines = mistakes({"game": {"name": "a"}, "algorithm": {}, "seed": -1, "nonsense": 1})
+    assert [line.split(":")[0] for line in lines] == ["name", "seed", "nonsense"]
 
 
 def test_nothing_but_a_mapping_is_a_job() -> None:

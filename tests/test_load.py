@@ -1,11 +1,18 @@
 """Job files: read whole, with overrides, and refused in one line."""
 
+import sys
+import types
 from pathlib import Path
 
+import gymnasium
 import pytest
+import yaml
 
+from troupe.config import config, dump
 from troupe.errors import UserError
 from troupe.jobs import load
+from troupe.jobs.resolve import resolve
+from troupe.policies import Spaces
 
 ROOT = Path(__file__).parents[1]
 JOB = """
@@ -55,6 +62,9 @@ def test_overrides_are_put_over_the_file(tmp_path: Path) -> None:
         ("policies.dealer=x", "policies.dealer: doudizhu has no such seat"),
         ("store.capacity=900", "store.capacity: 900 is too small"),
         ("learner.device=cuda:9", "learner.device: 'cuda:9'"),
+        ("environment.name=CartPole-v1", "game, environment: both are there"),
+        ("game=null", "game, environment: neither is there"),
+        ("lag=1", "lag: 1 needs schedule: lockstep"),
         ("evaluation.against=[rul]", "evaluation.against: no 'rul'; did you mean 'rule'?"),
     ],
 )
@@ -64,6 +74,87 @@ def test_an_override_that_would_not_run_is_told_in_one_line(
     line = refusal(tmp_path, JOB, override)
     assert told in line
     assert "\n" not in line
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An algorithm for discrete actions, whose plan is of whole fragments."""
+    module = types.ModuleType("tests_fake.algorithm")
+
+    @config
+    class Config:
+        hidden: int = 64
+
+    class Algorithm:
+        def __init__(self, settings: Config) -> None:
+            self.plan = types.SimpleNamespace(batch=None, whole=True)
+
+    def defaults(settings: Config, spaces: Spaces) -> dict[str, object]:
+        if not isinstance(spaces.action, gymnasium.spaces.Discrete):
+            raise UserError(f"algorithm.name: needs Discrete actions, not {spaces.action}")
+        return {
+            "network": {"hidden": settings.hidden, "layers": 2, "recurrent": 0},
+            "actors": {"exploration": 0.3},
+        }
+
+    for name, value in (("Config", Config), ("Algorithm", Algorithm), ("defaults", defaults)):
+        setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, "tests_fake", types.ModuleType("tests_fake"))
+    monkeypatch.setitem(sys.modules, "tests_fake.algorithm", module)
+
+
+LIFT = {
+    "name": "small",
+    "environment": {"name": "CartPole-v1"},
+    "algorithm": {"name": "tests_fake.algorithm", "hidden": 32},
+}
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_a_job_leaves_out_is_as_its_algorithm_says() -> None:
+    job = resolve({**LIFT, "network": {"layers": 3}})
+    assert (job.network.hidden, job.network.layers, job.network.recurrent) == (32, 3, 0)
+    assert job.actors.exploration == 0.3
+    assert job.actors.exploration_decay == 120
+    assert job.policies == {"agent": "agent"}
+    assert job.evaluation.against == ()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_resolved_job_resolves_to_itself() -> None:
+    for data in (LIFT, yaml.safe_load(JOB)):
+        job = resolve(data)
+        assert resolve(yaml.safe_load(yaml.safe_dump(dump(job)))) == job
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_store_has_room_for_a_batch_and_what_is_on_its_way() -> None:
+    actors = {"count": 3, "environments": 2, "rollout": 10}
+    assert resolve({**LIFT, "actors": actors}).store.capacity == 2 * 3 * 2 * 10
+    with pytest.raises(UserError, match=r"store\.capacity: 100 is too small"):
+        resolve({**LIFT, "actors": actors, "store": {"capacity": 100}})
+    in_turns = resolve({**LIFT, "schedule": "lockstep", "lag": 1, "store": {"capacity": 1}})
+    assert in_turns.store.capacity > 10**9
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"environment": {"name": "Pendulum-v1"}}, "algorithm.name: needs Discrete actions"),
+        ({"environment": {"name": "CartPol-v1"}}, "did you mean 'CartPole-v1'"),
+        ({"policies": {"landlord": "a"}}, "policies.landlord: CartPole-v1 has no such seat"),
+        (
+            {"evaluation": {"against": ["random"]}},
+            "evaluation.against: random: an environment has no",
+        ),
+    ],
+)
+def test_a_job_that_does_not_fit_its_environment_is_told(
+    change: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        resolve({**LIFT, **change})
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 
 from troupe import checkpoint
 from troupe.checkpoint import Checkpoint, CheckpointError
+from troupe.config import dump
 from troupe.errors import UserError
-from troupe.jobs import load, local, session
+from troupe.jobs import local, session
+from troupe.jobs.resolve import resolve
 from troupe.jobs.spec import GameSettings, Job, StoreSettings
 from troupe.runs import RunFolder
 
@@ -24,7 +26,7 @@ JOB = Job(
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    folder = RunFolder.create(tmp_path / "my runs", load.resolve(JOB))
+    folder = RunFolder.create(tmp_path / "my runs", resolve(dump(JOB)))
     for step in (100, 200):
         weights = {"w": {"bias": np.full(3, step, "f4")}}
         state = Checkpoint("other", "doudizhu", "deep_monte_carlo", step, {"w": 1}, weights)

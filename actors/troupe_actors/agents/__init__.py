@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from troupe import checkpoint, plugins
 from troupe.episodes import Array, Columns
 from troupe.errors import UserError
+from troupe.jobs.roles import title
 from troupe.runs import RUNS, RunFolder
 from troupe_actors.games import Game, Turn, rows_of
 
@@ -75,10 +76,15 @@ def check(name: str, game: str, key: str) -> None:
     if folder is None:
         _module(name, game, key)
         return
-    plays = RunFolder(folder).job().game.name
+    plays = title(RunFolder(folder).job())
     if plays != game:
         raise UserError(f"{key}: the run {name!r} plays {plays}, not {game}")
     checkpoint.newest(folder)
+
+
+def usual(game: str) -> list[str]:
+    """Who a game is judged against unless someone else is named: random, and its rule agent if any."""
+    return ["random", "rule"] if "rule" in _names(game) else ["random"]
 
 
 def load(name: str, game: Game, *, key: str = "--against") -> Agent:

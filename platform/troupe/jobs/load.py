@@ -1,19 +1,16 @@
-"""From a job file and overrides to a job that is known to be sound."""
+"""Job files: read, with overrides put over them, and shown."""
 
-import importlib
 import shutil
 from collections.abc import Hashable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import yaml
 
-from troupe.config import dump, parse
+from troupe.config import dump
 from troupe.errors import UserError
-from troupe.jobs.roles import policies_of
+from troupe.jobs.resolve import resolve
+from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
-from troupe.plugins import find
 
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
@@ -27,7 +24,7 @@ def read(path: Path, overrides: list[str]) -> Job:
     data = read_yaml(path)
     for override in overrides:
         put(data, override)
-    return resolve(parse(Job, data))
+    return resolve(data)
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -75,75 +72,6 @@ def put(data: dict[str, object], override: str) -> None:
     here[last] = value
 
 
-class _Game(Protocol):
-    name: str
-    seats: tuple[str, ...]
-    rules: object
-
-
-def resolve(job: Job) -> Job:
-    """The job with every default of its parts filled in, known to be sound.
-
-    Names must exist and keys must fit each other, which no single key can tell.
-
-    Raises:
-        UserError: one line for the first thing that would not run.
-    """
-    game: _Game = importlib.import_module("troupe_actors.games").load(job.game.name, job.game.rules)
-    unknown = [seat for seat in job.policies if seat not in game.seats]
-    if unknown:
-        raise UserError(
-            f"policies.{unknown[0]}: {job.game.name} has no such seat; it has {', '.join(game.seats)}"
-        )
-    policies = {seat: job.policies.get(seat, seat) for seat in game.seats}
-    policies_of(job)
-    name, algorithm = _algorithm(job)
-    _check_capacity(job, len(set(policies.values())), getattr(algorithm, "batch", 0))
-    agents = importlib.import_module("troupe_actors.agents")
-    for opponent in job.evaluation.against:
-        agents.check(opponent, job.game.name, "evaluation.against")
-    _check_devices(job)
-    return replace(
-        job,
-        game=replace(job.game, rules=dump(game.rules)),
-        algorithm={"name": name, **dump(algorithm)},
-        policies=policies,
-    )
-
-
-def _algorithm(job: Job) -> tuple[str, object]:
-    """The algorithm's name and its own settings."""
-    options = dict(job.algorithm)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise UserError("algorithm.name: missing; an algorithm such as deep_monte_carlo")
-    module = find("troupe_learners", name, "algorithm.name")
-    if not hasattr(module, "Config"):
-        raise UserError(f"algorithm.name: {name!r} is no algorithm: it has no Config")
-    return name, parse(module.Config, options, "algorithm")
-
-
-def _check_capacity(job: Job, policies: int, batch: int) -> None:
-    """Every policy must be able to collect a batch while every actor brings a block."""
-    actors = job.actors
-    needed = policies * batch + actors.count * actors.block_steps
-    if job.store.capacity < needed:
-        raise UserError(
-            f"store.capacity: {job.store.capacity} is too small: {policies} policies collect {batch} "
-            f"steps each while {actors.count} actors bring {actors.block_steps} at a time; make it "
-            f"{needed} or more"
-        )
-
-
-def _check_devices(job: Job) -> None:
-    devices = importlib.import_module("troupe.policies.devices")  # imports torch: only when asked
-    for key, device, precision in (
-        ("learner", job.learner.device, job.learner.precision),
-        ("actors", job.actors.device, job.actors.precision),
-    ):
-        devices.check(device, precision, key)
-
-
 def check_disk(folder: Path) -> None:
     """See that a run can be written at `folder`.
 
@@ -163,18 +91,29 @@ def show(job: Job) -> str:
     """A resolved job, and who will talk to whom, for `--dry-run`."""
     text = yaml.safe_dump(dump(job), sort_keys=False, allow_unicode=True, default_flow_style=None)
     policies = ", ".join(dict.fromkeys(job.policies.values()))
-    judges = f"fetches weights, plays against {', '.join(job.evaluation.against)}"
     table = {
         "store": job.store.url
         or "started for the run: 127.0.0.1, a free port, a password made for it",
         "weight server": "gRPC on 127.0.0.1, a free port, a token made for the run",
         "Ray": "a head on 127.0.0.1, free ports, a token made for the run",
         "learner": f"takes blocks from the store, publishes {policies} over gRPC",
-        "actors": f"{job.actors.count} x {job.actors.tables} tables of {job.game.name}; fetch weights "
-        "over gRPC, push blocks to the store",
-        "evaluator": judges if job.evaluation.every else "off",
+        "actors": f"{job.actors.count} x {_played(job)}; fetch weights over gRPC, push blocks to the "
+        "store",
+        "evaluator": f"fetches weights, {_judged(job)}" if job.evaluation.every else "off",
     }
     return text + "\n" + "\n".join(f"# {who:14} {what}" for who, what in table.items())
+
+
+def _played(job: Job) -> str:
+    if job.environment is not None:
+        return f"{job.actors.environments} environments {title(job)}"
+    return f"{job.actors.tables} tables of {title(job)}"
+
+
+def _judged(job: Job) -> str:
+    if job.environment is not None:
+        return f"plays {job.evaluation.episodes} episodes"
+    return f"plays against {', '.join(job.evaluation.against)}"
 
 
 class _Loader(yaml.SafeLoader):

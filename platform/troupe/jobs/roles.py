@@ -1,26 +1,71 @@
-"""Which policies a job has, and what each of them sees and does."""
+"""Which policies a job has, what each of them sees and does, and what it is all about."""
 
 import importlib
 from typing import Protocol
 
 from troupe.errors import UserError
-from troupe.jobs.spec import Job
+from troupe.jobs.spec import EnvironmentSettings, GameSettings, Job
 from troupe.policies import Spaces
 
+AGENT = "agent"
+"""The one seat of an environment."""
 
-class _Game(Protocol):
+
+class Game(Protocol):
+    """What the platform asks of a game."""
+
     seats: tuple[str, ...]
+    rules: object
 
-    def spaces(self, seat: int) -> Spaces: ...
+    def spaces(self, seat: int) -> Spaces:
+        """What that seat sees and does."""
+        ...
+
+
+class _Environments(Protocol):
+    spaces: Spaces
+
+    def close(self) -> None: ...
+
+
+def title(job: Job) -> str:
+    """What is played or acted in, by its name in the job file."""
+    what = job.game or job.environment
+    assert what is not None
+    return what.name
+
+
+def game_of(settings: GameSettings) -> Game:
+    """The game under its rules.
+
+    Raises:
+        UserError: there is no such game, or it has no such rule.
+    """
+    game: Game = importlib.import_module("troupe_actors.games").load(settings.name, settings.rules)
+    return game
+
+
+def seats_of(job: Job) -> tuple[str, ...]:
+    """The seats, in order.
+
+    Raises:
+        UserError: there is no such game, or it has no such rule.
+    """
+    return (AGENT,) if job.game is None else game_of(job.game).seats
 
 
 def policies_of(job: Job) -> dict[str, Spaces]:
-    """By policy, in the order of the game's seats: the spaces of the seats that it plays.
+    """By policy, in the order of the seats: the spaces of the seats that it plays.
 
     Raises:
-        UserError: one policy is to play seats that see or do different things.
+        UserError: the game or the environment is not to be had; or one policy is to play seats that
+            see or do different things.
+        TroupeError: the environment cannot be made, again and again.
     """
-    game: _Game = importlib.import_module("troupe_actors.games").load(job.game.name, job.game.rules)
+    if job.environment is not None:
+        return {job.policies.get(AGENT, AGENT): _seen_in(job.environment)}
+    assert job.game is not None
+    game = game_of(job.game)
     held: dict[str, Spaces] = {}
     for index, seat in enumerate(game.seats):
         policy = job.policies.get(seat, seat)
@@ -31,3 +76,13 @@ def policies_of(job: Job) -> dict[str, Spaces]:
                 "things; give this seat a policy of its own"
             )
     return held
+
+
+def _seen_in(settings: EnvironmentSettings) -> Spaces:
+    """An environment is made and closed for that: only it knows."""
+    environments = importlib.import_module("troupe_actors.environments")
+    made: _Environments = environments.create(settings.name, settings.options, 1)
+    try:
+        return made.spaces
+    finally:
+        made.close()

@@ -13,9 +13,10 @@ from types import FrameType, ModuleType
 
 from troupe import checkpoint as checkpoints
 from troupe import curves
-from troupe.config import dump, parse
+from troupe.config import dump
 from troupe.errors import UserError
 from troupe.jobs import load, local
+from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.spec import Job
 from troupe.live import open_view
 from troupe.runs import RUNS, RunFolder
@@ -23,8 +24,12 @@ from troupe.runs import RUNS, RunFolder
 FINAL_DEALS = 1000
 ONE_WISH_SECONDS = 1.0
 """`timeout` and `make` pass on a signal that the whole process group has had already."""
-SETTLED = ("game.", "policies.", "network.", "algorithm.name", "algorithm.optimizer.name")
-"""Beginnings of the keys that a checkpoint depends on."""
+SETTLED = ("game", "environment", "policies", "network", "schedule", "algorithm.name",
+           "algorithm.optimizer.name")  # fmt: skip
+"""Keys that a checkpoint depends on, with all below them."""
+SETTLED_IN_LOCKSTEP = ("seed", "lag", "actors.count", "actors.tables", "actors.environments",
+                       "actors.rollout", "actors.games")  # fmt: skip
+"""Keys that what the actors left behind depends on."""
 
 
 def train(job: Job, base: Path) -> int:
@@ -39,16 +44,23 @@ def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) 
     """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
     folder = RunFolder.find(text, base)
     before = folder.job()
-    data = dump(before)
+    data = _open_data(before)
     for override in overrides:
         load.put(data, override)
-    job = load.resolve(parse(Job, data))
+    job = resolve(data)
     _check_saved(folder, before, job, checkpoint)
     load.check_disk(folder.path)
     local.check_store(job)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     return _go(job, folder)
+
+
+def _open_data(job: Job) -> dict[str, object]:
+    """A resolved job as data, without a store's capacity that only followed from the rest."""
+    data = dump(job)
+    left_open = merged(data, {"store": {"capacity": 0}})
+    return left_open if resolve(left_open) == job else data
 
 
 def _check_saved(folder: RunFolder, before: Job, job: Job, name: str | None) -> None:
@@ -62,8 +74,10 @@ def _check_saved(folder: RunFolder, before: Job, job: Job, name: str | None) -> 
     if not saved:
         return
     old, new = _flat(dump(before)), _flat(dump(job))
+    settled = SETTLED + (SETTLED_IN_LOCKSTEP if job.schedule == "lockstep" else ())
+    beginnings = tuple(f"{key}." for key in settled)
     for key in sorted(old.keys() | new.keys()):
-        if key.startswith(SETTLED) and old.get(key) != new.get(key):
+        if f"{key}.".startswith(beginnings) and old.get(key) != new.get(key):
             raise UserError(
                 f"{key}: {new.get(key)!r} does not fit the run's checkpoints, made with "
                 f"{old.get(key)!r}; leave it, or start a new run with `troupe train`"

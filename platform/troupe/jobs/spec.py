@@ -110,8 +110,8 @@ class StoreSettings:
 
     url: str | None = None
     """A Redis-protocol server, `redis://host:port` or `rediss://`; none starts one for the run."""
-    capacity: Positive = 16_000
-    """Steps that may wait for the learner before actors wait too."""
+    capacity: Annotated[int, Field(ge=0)] = 0
+    """Steps that may wait for the learner before actors wait too; 0 is what the job needs."""
     max_staleness: Annotated[int, Field(ge=0)] = 8
     """Blocks from weights older than this many updates are not taken."""
     memory_mb: Annotated[int, Field(ge=64)] = 1024

@@ -1,0 +1,170 @@
+"""From job data, where most keys are left out, to a job that is known to be sound."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from troupe.config import dump, parse
+from troupe.errors import UserError
+from troupe.jobs.roles import game_of, policies_of, seats_of, title
+from troupe.jobs.spec import Job
+from troupe.plugins import find
+from troupe.policies import Spaces
+
+UNBOUNDED = 2**40
+"""Steps; more than memory holds."""
+
+
+def resolve(data: Mapping[str, object]) -> Job:
+    """The job with every default of its parts filled in.
+
+    What the data leave out is as the job's algorithm says, else as `Job` says. A resolved job,
+    dumped, resolves to itself.
+
+    Raises:
+        UserError: one line for the first thing that would not run: names must exist and keys must
+            fit each other, which no single key can tell.
+    """
+    job = parse(Job, data)
+    _check_kind(job)
+    _check_schedule(job)
+    seats = _policies_by_seat(job)
+    spaces = policies_of(job)
+    chosen = _choose(job.algorithm)
+    below: Mapping[str, object] = {}
+    for seen in spaces.values():  # each of them, to see that the algorithm fits it
+        below = merged(chosen.module.defaults(chosen.settings, seen), below)
+    job = parse(Job, merged(below, data))
+    if job.game is not None:
+        job = replace(job, game=replace(job.game, rules=dump(game_of(job.game).rules)))
+    _check_devices(job)
+    return replace(
+        job,
+        algorithm={"name": chosen.name, **dump(chosen.settings)},
+        policies=seats,
+        evaluation=replace(job.evaluation, against=_opponents(job)),
+        store=replace(job.store, capacity=_capacity(job, len(spaces), chosen)),
+    )
+
+
+def merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Nested data in which `above` holds, key by key, and `below` fills in."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(under, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _check_kind(job: Job) -> None:
+    if (job.game is None) == (job.environment is None):
+        there = "neither is there" if job.game is None else "both are there"
+        raise UserError(f"game, environment: {there}; a job has exactly one of the two")
+    if job.environment is not None and job.evaluation.against:
+        raise UserError(
+            f"evaluation.against: {', '.join(job.evaluation.against)}: an environment has no "
+            "opponents; leave the key out"
+        )
+
+
+def _check_schedule(job: Job) -> None:
+    if job.lag and job.schedule != "lockstep":
+        raise UserError(
+            f"lag: {job.lag} needs schedule: lockstep; async is bounded by max_staleness"
+        )
+
+
+def _policies_by_seat(job: Job) -> dict[str, str]:
+    seats = seats_of(job)
+    unknown = [seat for seat in job.policies if seat not in seats]
+    if unknown:
+        raise UserError(
+            f"policies.{unknown[0]}: {title(job)} has no such seat; it has {', '.join(seats)}"
+        )
+    return {seat: job.policies.get(seat, seat) for seat in seats}
+
+
+class _Plan(Protocol):
+    batch: int | None
+    whole: bool
+
+
+class _Algorithm(Protocol):
+    plan: _Plan
+
+
+class _Module(Protocol):
+    Config: type
+    Algorithm: Callable[[object], _Algorithm]
+
+    def defaults(self, settings: object, spaces: Spaces) -> Mapping[str, object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A job's algorithm."""
+
+    name: str
+    module: _Module
+    settings: object
+
+
+def _choose(data: Mapping[str, object]) -> _Chosen:
+    options = dict(data)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError("algorithm.name: missing; an algorithm such as ppo")
+    module = find("troupe_learners", name, "algorithm.name")
+    lacks = [part for part in ("Config", "Algorithm", "defaults") if not hasattr(module, part)]
+    if lacks:
+        raise UserError(f"algorithm.name: {name!r} is no algorithm: it has no {lacks[0]}")
+    return _Chosen(name, module, parse(module.Config, options, "algorithm"))
+
+
+def _capacity(job: Job, policies: int, chosen: _Chosen) -> int:
+    """Room in which every policy can collect a batch while every actor brings a block.
+
+    In lockstep nothing has to wait for room: no actor is more than `lag` turns ahead.
+    """
+    if job.schedule == "lockstep":
+        return UNBOUNDED
+    actors = job.actors
+    block = actors.block_steps if job.environment is None else actors.environments * actors.rollout
+    turn = actors.count * block
+    plan = chosen.module.Algorithm(chosen.settings).plan
+    batch = plan.batch or turn
+    needed = policies * batch + turn
+    if not job.store.capacity:
+        return needed if plan.whole else 2 * needed
+    if job.store.capacity < needed:
+        raise UserError(
+            f"store.capacity: {job.store.capacity} is too small: {policies} policies collect {batch} "
+            f"steps each while {actors.count} actors bring {block} at a time; make it {needed} or "
+            "more, or leave it out"
+        )
+    return job.store.capacity
+
+
+def _opponents(job: Job) -> tuple[str, ...]:
+    """Who the job is judged against: those it names, else those that its game has."""
+    if job.environment is not None:
+        return ()
+    agents = importlib.import_module("troupe_actors.agents")
+    name = title(job)
+    chosen: Sequence[str] = job.evaluation.against or agents.usual(name)
+    for opponent in chosen:
+        agents.check(opponent, name, "evaluation.against")
+    return tuple(chosen)
+
+
+def _check_devices(job: Job) -> None:
+    devices = importlib.import_module("troupe.policies.devices")  # imports torch: only when asked
+    for key, device, precision in (
+        ("learner", job.learner.device, job.learner.precision),
+        ("actors", job.actors.device, job.actors.precision),
+    ):
+        devices.check(device, precision, key)
