@@ -17,9 +17,9 @@ from troupe.episodes import Array, Episodes
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-PREFIX = 48
+PREFIX = 56
 SEAL = struct.Struct("<4sHHQ")
-COUNTS = struct.Struct("<QIIIIHHI")
+COUNTS = struct.Struct("<QIIIIIHHII")
 
 names = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -55,6 +55,8 @@ def blocks(draw: st.DrawFn) -> Episodes:
         ending=draw(hnp.arrays("|u1", fragments, elements=st.integers(0, 2))),
         final=columns(fragments),
         initial=columns(fragments),
+        turn=draw(st.integers(0, 2**32 - 1)),
+        resume=draw(st.binary(max_size=40)),
     )
 
 
@@ -73,16 +75,14 @@ def small() -> Episodes:
         seat=np.array([0, 1], np.uint8),
         group=np.array([7, 7], np.int64),
         ending=np.array([0, 1], np.uint8),
+        turn=9,
+        resume=b"how to go on",
     )
 
 
 def same(a: Episodes, b: Episodes) -> None:
-    assert (a.policy, a.actor, a.incarnation, a.attempt) == (
-        b.policy,
-        b.actor,
-        b.incarnation,
-        b.attempt,
-    )
+    for name in ("policy", "actor", "incarnation", "attempt", "turn", "resume"):
+        assert getattr(a, name) == getattr(b, name)
     for section in ("observation", "action", "final", "initial"):
         assert list(getattr(a, section)) == list(getattr(b, section))
         for name, column in getattr(a, section).items():
@@ -100,7 +100,7 @@ def same_array(a: Array, b: Array) -> None:
 def sealed(counts: tuple[int, ...], rest: bytes) -> bytes:
     """Bytes with a right checksum, whatever they say."""
     body = COUNTS.pack(*counts) + rest
-    return SEAL.pack(b"TRPE", 1, 0, xxhash.xxh3_64_intdigest(body)) + body
+    return SEAL.pack(b"TRPE", codec.FORMAT, 0, xxhash.xxh3_64_intdigest(body)) + body
 
 
 @QUICK
@@ -150,7 +150,7 @@ def test_lies_under_a_right_checksum_end_in_a_codec_error_or_a_sound_block(
     counts = list(COUNTS.unpack_from(whole, SEAL.size))
     rest = bytearray(whole[PREFIX:])
     if data.draw(st.booleans()):
-        widths = [64, 32, 32, 32, 32, 16, 16, 32]
+        widths = [64, 32, 32, 32, 32, 32, 16, 16, 32, 32]
         field = data.draw(st.integers(0, len(counts) - 1))
         counts[field] = data.draw(st.integers(0, 2 ** widths[field] - 1))
     for _ in range(data.draw(st.integers(0, 3))):
@@ -228,6 +228,8 @@ def test_strided_and_big_endian_columns_travel() -> None:
         ({"observation": {"x": np.array(3)}}, "single value"),
         ({"policy": "p" * 300}, "256 bytes"),
         ({"attempt": 2**32}, "does not fit"),
+        ({"turn": 2**32}, "does not fit"),
+        ({"resume": bytes(codec.MAX_RESUME + 1)}, "to resume from"),
     ],
 )
 def test_blocks_that_contradict_themselves_are_not_written(

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 
@@ -388,3 +389,16 @@ def test_a_connection_that_breaks_in_a_push_neither_loses_nor_doubles_the_block(
     assert way.cuts == 1
     assert len(log.take(START, count=9, timeout=1)) == 2
     assert log.state().inserts == 200
+
+
+def test_a_block_without_steps_travels(log: ReplayLog) -> None:
+    empty = block(0)
+    none = {name: getattr(empty, name)[:0] for name in ("length", "seat", "group", "ending")}
+    empty = replace(empty, turn=3, resume=b"on", **none)
+    assert push(log, empty, block(10), empty) == [Outcome.PUSHED] * 3
+    assert push(log, empty) == [Outcome.PUSHED]
+    taken = log.take(START, count=9, timeout=0)
+    assert [(one.block.steps, one.block.turn, one.block.resume) for one in taken] == [
+        (0, 3, b"on"), (10, 0, b""), (0, 3, b"on"), (0, 3, b"on"),
+    ]  # fmt: skip
+    assert log.state().inserts == 10

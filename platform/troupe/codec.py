@@ -1,11 +1,12 @@
 """Blocks of episodes as bytes: a prefix, who played, the columns' schema, then their raw buffers.
 
     magic "TRPE" | format u16 | zero u16 | checksum u64
-    total bytes u64 | steps u32 | fragments u32 | incarnation u32 | attempt u32
-    policy bytes u16 | actor bytes u16 | schema bytes u32
+    total bytes u64 | steps u32 | fragments u32 | incarnation u32 | attempt u32 | turn u32
+    policy bytes u16 | actor bytes u16 | schema bytes u32 | resume bytes u32
     policy       | UTF-8
     actor        | UTF-8
     schema       | JSON: each column's section, name, dtype and row shape
+    resume       | opaque
     columns      | raw little-endian buffers, each starting at a multiple of 64
 
 The checksum (XXH3, 64 bits) covers everything behind it. Decoding copies nothing: the columns are
@@ -26,14 +27,15 @@ from troupe.episodes import Array, Columns, Ending, Episodes
 from troupe.errors import TroupeError
 
 MAGIC = b"TRPE"
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 512 * 1024 * 1024
+MAX_RESUME = 16 * 1024 * 1024
 DTYPES = frozenset(
     ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
 )
 
 _SEAL = struct.Struct("<4sHHQ")
-_COUNTS = struct.Struct("<QIIIIHHI")
+_COUNTS = struct.Struct("<QIIIIIHHII")
 _PREFIX_BYTES = _SEAL.size + _COUNTS.size
 _ALIGN = 64
 _MAX_NAME = 256
@@ -76,9 +78,11 @@ class _Counts(NamedTuple):
     fragments: int
     incarnation: int
     attempt: int
+    turn: int
     policy: int
     actor: int
     schema: int
+    resume: int
 
     def rows(self, section: str) -> int:
         """How many rows every column of a section has."""
@@ -100,8 +104,8 @@ def encode(block: Episodes) -> bytearray:
     table = _table(block)
     schema = _write_schema(tuple(column for column, _ in table))
     policy, actor = _write_name(block.policy), _write_name(block.actor)
-    parts: list[bytes | Array] = [bytes(_PREFIX_BYTES), policy, actor, schema]
-    position = _PREFIX_BYTES + len(policy) + len(actor) + len(schema)
+    parts: list[bytes | Array] = [bytes(_PREFIX_BYTES), policy, actor, schema, block.resume]
+    position = _PREFIX_BYTES + len(policy) + len(actor) + len(schema) + len(block.resume)
     for column, array in table:
         padding = _PADDING[-position % _ALIGN]
         parts += [padding, np.ascontiguousarray(array, column.dtype)]
@@ -112,9 +116,11 @@ def encode(block: Episodes) -> bytearray:
         fragments=block.fragments,
         incarnation=block.incarnation,
         attempt=block.attempt,
+        turn=block.turn,
         policy=len(policy),
         actor=len(actor),
         schema=len(schema),
+        resume=len(block.resume),
     )
     _check(counts, table, block)
     # Joining is one pass over the memory; numpy arrays are bytes-like, which the stubs do not know.
@@ -138,9 +144,11 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
     counts = _read_prefix(view, max_bytes)
     names = _PREFIX_BYTES + counts.policy
     start = names + counts.actor
-    position = start + counts.schema
+    columns = start + counts.schema
+    position = columns + counts.resume
     policy, actor = _read_name(view[_PREFIX_BYTES:names]), _read_name(view[names:start])
-    schema = _read_schema(bytes(view[start:position]))
+    schema = _read_schema(bytes(view[start:columns]))
+    resume = bytes(view[columns:position])
     sections: dict[str, dict[str, Array]] = {section: {} for section in _PER_STEP}
     table: list[tuple[_Column, Array]] = []
     for column in schema:
@@ -164,6 +172,8 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
         action=sections["action"],
         final=sections["final"],
         initial=sections["initial"],
+        turn=counts.turn,
+        resume=resume,
         **sections["step"],
         **sections["fragment"],
     )
@@ -188,6 +198,8 @@ def _read_prefix(view: memoryview, max_bytes: int) -> _Counts:
         raise CodecError("block: its checksum does not match: damaged on the way")
     if counts.policy > _MAX_NAME or counts.actor > _MAX_NAME or counts.schema > _MAX_SCHEMA:
         raise CodecError("block: its names or its schema are too long")
+    if _PREFIX_BYTES + counts.policy + counts.actor + counts.schema + counts.resume > len(view):
+        raise CodecError(f"block: its header alone needs more than the {len(view)} bytes it has")
     return counts
 
 
@@ -249,6 +261,8 @@ def _check(counts: _Counts, table: Iterable[tuple[_Column, Array]], block: Episo
     """What must hold between columns that are each well formed."""
     if counts.total > MAX_BYTES:
         raise CodecError(f"block: {counts.total} bytes, at most {MAX_BYTES} travel")
+    if counts.resume > MAX_RESUME:
+        raise CodecError(f"block: {counts.resume} bytes to resume from, at most {MAX_RESUME}")
     for column, array in table:
         if array.shape[0] != counts.rows(column.section):
             raise CodecError(

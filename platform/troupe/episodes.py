@@ -90,9 +90,9 @@ class Episodes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all columns together."""
+        """Bytes of all columns together, and of `resume`."""
         named = (self.observation, self.action, self.final, self.initial)
         columns = [array for columns in named for array in columns.values()]
         columns += [self.reward, self.log_prob, self.version]
         columns += [self.length, self.seat, self.group, self.ending]
-        return sum(array.nbytes for array in columns)
+        return sum(array.nbytes for array in columns) + len(self.resume)

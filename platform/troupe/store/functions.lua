@@ -82,7 +82,7 @@ callback = function(keys, args)
   local state, versions, reservations, waiting = unpack(keys)
   local s, time, attempt = load(state), now(), tonumber(args[2])
   local promised_steps, promised_bytes = reserved(reservations, time)
-  local steps, bytes, verdicts, blocked = 0, 0, {}, nil
+  local steps, bytes, granted, verdicts, blocked = 0, 0, 0, {}, nil
   for i = 4, #args, 4 do
     local n, size = tonumber(args[i]), tonumber(args[i + 1])
     local newest = tonumber(redis.call('HGET', versions, args[i + 2]) or args[i + 3])
@@ -102,14 +102,14 @@ callback = function(keys, args)
       local fits = may_insert(s, n)
       s.inserts = s.inserts - promised_steps - steps
       if fits then
-        steps, bytes = steps + n, bytes + size
+        steps, bytes, granted = steps + n, bytes + size, granted + 1
       else
         verdict, blocked = 'capacity', 'capacity'
       end
     end
     verdicts[#verdicts + 1] = verdict
   end
-  if steps > 0 then
+  if granted > 0 then -- not steps: a turn's block may have none
     redis.call('HSET', reservations, args[1], string.format('%d %d %d', steps, bytes, time + args[3]))
   end
   if blocked then

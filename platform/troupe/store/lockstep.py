@@ -1,0 +1,54 @@
+"""Where everyone goes on in lockstep: how an attempt begins, and each actor's next turn."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from troupe.store.board import Board
+from troupe.store.connection import Store
+
+_DOCUMENT = "lockstep"
+
+
+class Place(NamedTuple):
+    """Where one actor goes on."""
+
+    turn: int
+    state: bytes
+    """What it needs to play that turn, as it wrote it itself."""
+
+
+class Places:
+    """Every actor slot's place. Writing works even when the store's memory is full."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._board = Board(store)
+
+    def announce(self, attempt: int, turn: int) -> None:
+        """Let the actors of an attempt begin: its places and the weights for `turn` are there."""
+        self._board.put(_DOCUMENT, {"attempt": attempt, "turn": turn})
+
+    def announced(self, attempt: int) -> int | None:
+        """The first turn of an attempt, once its actors may begin."""
+        document = self._board.get(_DOCUMENT)
+        if document is None or document["attempt"] != attempt:
+            return None
+        return int(str(document["turn"]))
+
+    def put(self, slot: int, place: Place) -> None:
+        """Write down where an actor goes on, both parts at once."""
+        self._store.call("put", [self._key(slot)], ["turn", place.turn, "state", place.state])
+
+    def get(self, slot: int) -> Place | None:
+        """Where an actor goes on; none where nothing was written down."""
+        with self._store.guard():
+            held: Mapping[bytes, bytes] = self._store.redis.hgetall(self._key(slot))
+        return Place(int(held[b"turn"]), held[b"state"]) if held else None
+
+    def forget(self, slot: int) -> None:
+        """Let an actor begin from nothing."""
+        with self._store.guard():
+            self._store.redis.delete(self._key(slot))
+
+    def _key(self, slot: int) -> str:
+        return self._store.key("lockstep", slot)
