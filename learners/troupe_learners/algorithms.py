@@ -94,8 +94,8 @@ class Replay:
     """Steps that are kept, the newest; of each rank."""
     batch: int
     """Steps that are drawn for one optimizer step, over all ranks."""
-    updates: int
-    """Optimizer steps in a turn."""
+    updates_per_step: float
+    """Optimizer steps for every step taken in; a turn's fraction is carried over to the next."""
     learning_starts: int
     """Steps taken in before the first optimizer step, over all ranks."""
     n_step: int = 1
