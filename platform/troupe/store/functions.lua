@@ -91,7 +91,7 @@ callback = function(keys, args)
       verdict, blocked = 'limits', 'limits'
     elseif attempt < s.attempt then
       verdict = 'fenced'
-    elseif newest - args[i + 3] > s.max_staleness then
+    elseif n > 0 and newest - args[i + 3] > s.max_staleness then
       verdict = 'stale'
     elseif blocked then
       verdict = blocked

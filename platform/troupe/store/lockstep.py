@@ -1,6 +1,5 @@
 """Where everyone goes on in lockstep: how an attempt begins, and each actor's next turn."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from troupe.store.board import Board
@@ -42,8 +41,12 @@ class Places:
     def get(self, slot: int) -> Place | None:
         """Where an actor goes on; none where nothing was written down."""
         with self._store.guard():
-            held: Mapping[bytes, bytes] = self._store.redis.hgetall(self._key(slot))
-        return Place(int(held[b"turn"]), held[b"state"]) if held else None
+            held = self._store.redis.hgetall(self._key(slot))
+        if not held:
+            return None
+        state = held[b"state"]
+        assert isinstance(state, bytes)
+        return Place(int(held[b"turn"]), state)
 
     def forget(self, slot: int) -> None:
         """Let an actor begin from nothing."""
