@@ -247,7 +247,7 @@ def test_the_eval_command_prints_one_line_of_json(
 ) -> None:
     run = make_run(tmp_path)
     against = ["random", str(run)]
-    status = commands.eval_command(run, against, 5, None, None, seed=0, as_json=True)
+    status = commands.eval_command(run, against=against, deals=5, as_json=True)
     assert status == 0
     results = json.loads(capsys.readouterr().out)
     assert [result["against"] for result in results] == ["random", run.name]
@@ -260,9 +260,9 @@ def test_the_eval_command_refuses_unknown_opponents_before_it_plays(
 ) -> None:
     run = make_run(tmp_path)
     with pytest.raises(UserError, match="no 'nobody'"):
-        commands.eval_command(run, ["random", "nobody"], 5, None, None, seed=0, as_json=False)
+        commands.eval_command(run, against=["random", "nobody"], deals=5)
     with pytest.raises(UserError, match="--deals: 0"):
-        commands.eval_command(run, ["random"], 0, None, None, seed=0, as_json=False)
+        commands.eval_command(run, against=["random"], deals=0)
     assert capsys.readouterr().out == ""
 
 

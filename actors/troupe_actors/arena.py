@@ -14,7 +14,9 @@ from rich import box
 from rich.table import Table
 
 from troupe import seeding
-from troupe_actors import agents, deals
+from troupe.jobs.spec import Job
+from troupe.runs import RunFolder
+from troupe_actors import agents, deals, games
 from troupe_actors.agents import Agent
 from troupe_actors.deals import Deals
 from troupe_actors.games import Game, Turn
@@ -115,13 +117,23 @@ def evaluate_run(
     """
     from troupe_actors.agents import policy  # imports torch
 
-    game = policy.game_of(run_folder)
+    game = game_of(RunFolder(run_folder).job())
     opponent = agents.load(against, game)
     agent = policy.load(run_folder, game, checkpoint=checkpoint)
     known = dealt if isinstance(dealt, Deals) else deals.generate(game, dealt, seed)
     result = judge(game, known, agent, opponent, seed)
     assert result is not None
     return result
+
+
+def game_of(job: Job) -> Game:
+    """The game of a job, under its rules.
+
+    Raises:
+        UserError: it is not here.
+    """
+    assert job.game is not None
+    return games.load(job.game.name, job.game.rules)
 
 
 def judge(

@@ -2,44 +2,83 @@
 
 import json
 import secrets
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
-from troupe_actors import agents, arena
+from troupe.errors import UserError
+from troupe.jobs.roles import title
+from troupe.runs import RunFolder
+from troupe_actors import agents, arena, trials
 from troupe_actors.agents import policy
 from troupe_actors.deals import generate, read
 from troupe_actors.play import find_seat, play
 
+DEALS = 1000
+EPISODES = 100
+
+
+class Result(Protocol):
+    """What judging has shown."""
+
+    def data(self) -> dict[str, object]:
+        """All of it as JSON can hold it."""
+        ...
+
+    def table(self) -> Table:
+        """For a person at a terminal."""
+        ...
+
 
 def eval_command(
     run: Path,
-    against: list[str],
-    deals: int,
-    deal_file: Path | None,
-    checkpoint: str | None,
-    seed: int,
-    as_json: bool,
+    *,
+    against: Sequence[str] | None = None,
+    deals: int | None = None,
+    deal_file: Path | None = None,
+    episodes: int | None = None,
+    checkpoint: str | None = None,
+    seed: int = 0,
+    as_json: bool = False,
 ) -> int:
-    """Judge a run against each opponent: a table for each, or one line of JSON for all.
+    """Judge a run: a table for each opponent or environment, or one line of JSON for all.
 
     Raises:
-        UserError: an opponent, the deals or the checkpoint are not to be had.
+        UserError: an opponent, the deals or the checkpoint are not to be had, or what is asked for
+            does not go with what the run is about.
     """
     torch.set_num_threads(1)
-    game = policy.game_of(run)
-    for name in against:
-        agents.check(name, game.name, "--against")
-    dealt = read(game, deal_file) if deal_file else generate(game, deals, seed)
-    results = []
-    for name in against:
-        result = arena.evaluate_run(run, name, dealt, checkpoint, seed)
-        results.append(result.data())
-        if not as_json:
-            Console().print(result.table(), "", sep="\n")
+    job = RunFolder(run).job()
+    alone = job.environment is not None
+    for flag, given, fits in (
+        ("--against", against is not None, not alone),
+        ("--deals", deals is not None, not alone),
+        ("--deal-file", deal_file is not None, not alone),
+        ("--episodes", episodes is not None, alone),
+    ):
+        if given and not fits:
+            raise UserError(f"{flag}: does not go with {title(job)}; leave it out")
+    results: Iterable[Result]
+    if alone:
+        count = EPISODES if episodes is None else episodes
+        results = [trials.evaluate_run(run, count, checkpoint, seed)]
+    else:
+        game = arena.game_of(job)
+        opponents = job.evaluation.against if against is None else against
+        for name in opponents:
+            agents.check(name, game.name, "--against")
+        count = DEALS if deals is None else deals
+        dealt = read(game, deal_file) if deal_file else generate(game, count, seed)
+        results = (arena.evaluate_run(run, name, dealt, checkpoint, seed) for name in opponents)
     if as_json:
-        print(json.dumps(results))
+        print(json.dumps([result.data() for result in results]))
+        return 0
+    for result in results:
+        Console().print(result.table(), "", sep="\n")
     return 0
 
 
@@ -47,10 +86,13 @@ def play_command(run: Path, seat: str, seed: int | None, checkpoint: str | None)
     """Seat a person at a table with a run's agents.
 
     Raises:
-        UserError: there is no such seat or checkpoint.
+        UserError: there is no such seat or checkpoint, or nothing that a person plays.
     """
     torch.set_num_threads(1)
-    game = policy.game_of(run)
+    job = RunFolder(run).job()
+    if job.game is None:
+        raise UserError(f"{run}: {title(job)} is no game; `troupe eval` judges its policy")
+    game = arena.game_of(job)
     place = find_seat(game, seat)
     agent = policy.load(run, game, checkpoint=checkpoint)
     play(game, agent, place, secrets.randbits(32) if seed is None else seed, Console())

@@ -3,20 +3,24 @@
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
+from troupe.episodes import Array
 from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.jobs.spec import EnvironmentSettings, Job
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
-from troupe_actors import agents, arena, deals, games
+from troupe_actors import agents, arena, deals, trials
 from troupe_actors.agents.policy import PolicyAgent
-from troupe_actors.arena import Result
+from troupe_actors.trials import Soloist
 
 log = logging.getLogger("troupe.evaluator")
 
 NICENESS = 15
-DEALS_SEED = 0
-"""The deals are those that `troupe eval` plays by default."""
+SEED = 0
+"""Deals and episodes are those that `troupe eval` plays by default."""
 _LOOK_SECONDS = 0.5
 
 
@@ -30,8 +34,9 @@ class Evaluator:
         """Judge every `evaluation.every` seconds until the run is told to stop.
 
         Raises:
-            UserError: an opponent cannot be loaded.
-            TroupeError: the store or the weight server is gone for good, or an agent failed.
+            UserError: an opponent or the environment is not to be had.
+            TroupeError: the store or the weight server is gone for good, or an agent or the
+                environment failed.
         """
         os.setpriority(os.PRIO_PROCESS, 0, max(os.nice(0), NICENESS))
         torch.set_num_threads(1)
@@ -39,55 +44,111 @@ class Evaluator:
             Judge(ends).run()
 
 
+class Trial(Protocol):
+    """What a policy is judged by."""
+
+    policies: Sequence[str]
+    """Those whose weights it needs."""
+
+    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+        """Take the weights of one policy."""
+        ...
+
+    def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """Results by name, without the prefix `eval/`; None where `stopped` said so meanwhile."""
+        ...
+
+
+class Matches:
+    """Deals of a game, against every opponent of the job."""
+
+    def __init__(self, job: Job) -> None:
+        self._game = arena.game_of(job)
+        self._agent = PolicyAgent(job.name, self._game, job, job.actors.precision)
+        self.policies: Sequence[str] = sorted(set(self._agent.policies))
+        self._opponents = [
+            agents.load(name, self._game, key="evaluation.against")
+            for name in job.evaluation.against
+        ]
+        self._deals = deals.generate(self._game, job.evaluation.deals, SEED)
+
+    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+        """See `Trial`."""
+        self._agent.load(policy, tensors)
+
+    def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """See `Trial`."""
+        shown: dict[str, float] = {}
+        for opponent in self._opponents:
+            result = arena.judge(self._game, self._deals, self._agent, opponent, stopped=stopped)
+            if result is None:
+                return None
+            wp = result.overall.wp
+            shown[f"{result.against}/wp"] = wp.mean
+            shown[f"{result.against}/wp_low"] = wp.low
+            shown[f"{result.against}/wp_high"] = wp.high
+            shown[f"{result.against}/adp"] = result.overall.adp.mean
+        return shown
+
+
+class Solo:
+    """Episodes of an environment."""
+
+    def __init__(self, job: Job, settings: EnvironmentSettings) -> None:
+        self._count = job.evaluation.episodes
+        self._driver = trials.make(settings, self._count)
+        self._soloist = Soloist(job.name, job, self._driver.spaces, job.actors.precision)
+        self.policies: Sequence[str] = [self._soloist.policy]
+
+    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+        """See `Trial`."""
+        self._soloist.acting.load(tensors)
+
+    def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """See `Trial`."""
+        result = trials.judge(self._driver, self._soloist, self._count, SEED, stopped)
+        if result is None:
+            return None
+        mean, low, high = result.interval
+        shown = {"return": mean, "return_low": low, "return_high": high}
+        return {**shown, "length": float(result.lengths.mean())}
+
+
 class Judge:
     """One life of the evaluator."""
 
     def __init__(self, ends: Connections) -> None:
-        job = ends.job
         self._ends = ends
-        self._settings = job.evaluation
-        self._game = games.load(job.game.name, job.game.rules)
-        self._agent = PolicyAgent(job.name, self._game, job, job.actors.precision)
-        self._opponents = [
-            agents.load(name, self._game, key="evaluation.against")
-            for name in self._settings.against
-        ]
-        self._deals = deals.generate(self._game, self._settings.deals, DEALS_SEED)
+        self._every = ends.job.evaluation.every
+        self._trial = trial_of(ends.job)
         self._stop = ends.reporter.stop
 
     def run(self) -> None:
         """See `Evaluator.run`."""
         while not self._stop.is_set():
-            due = time.monotonic() + self._settings.every
+            due = time.monotonic() + self._every
             pause = max(0.0, due - time.monotonic()) if self.judge() else _LOOK_SECONDS
             self._stop.wait(pause)
 
     def judge(self) -> bool:
-        """Play the newest weights against every opponent; false where there were none to be had."""
+        """Judge the newest weights; false where there were none to be had."""
         steps = self._steps_trained()
         if not self._fetch():
             return False
-        results = []
-        for opponent in self._opponents:
-            result = arena.judge(
-                self._game, self._deals, self._agent, opponent, stopped=self._stop.is_set
-            )
-            if result is None:
-                return True
-            results.append(result)
-        self._report(results, steps)
+        shown = self._trial.judge(self._stop.is_set)
+        if shown is not None:
+            self._report(shown, steps)
         return True
 
     def _fetch(self) -> bool:
         """Take the newest weights of every policy; false while some cannot be had."""
-        client = self._ends.weights
-        policies = sorted(set(self._agent.policies))
+        client, policies = self._ends.weights, self._trial.policies
         try:
             if any(client.latest(policy) is None for policy in policies):
                 return False
             for policy in policies:
                 weights = client.fetch(policy)
-                self._agent.load(policy, weights.tensors)
+                self._trial.load(policy, weights.tensors)
                 self._ends.metrics.set(f"version/{policy}", weights.version)
         except (DamagedError, MissingError, UnreachableError) as error:
             self._ends.metrics.add("weight_misses")
@@ -100,15 +161,21 @@ class Judge:
         steps = self._ends.board.snapshots().get("learner-0", {}).get("steps_trained", 0.0)
         return float(steps) if isinstance(steps, int | float) else 0.0
 
-    def _report(self, results: list[Result], steps: float) -> None:
+    def _report(self, shown: Mapping[str, float], steps: float) -> None:
         """Set the gauges of one evaluation, its step first: readers take a new step for a new point."""
         metrics = self._ends.metrics
         metrics.set("eval/step", steps)
-        for result in results:
-            wp = result.overall.wp
-            about = f"eval/{result.against}"
-            metrics.set(f"{about}/wp", wp.mean)
-            metrics.set(f"{about}/wp_low", wp.low)
-            metrics.set(f"{about}/wp_high", wp.high)
-            metrics.set(f"{about}/adp", result.overall.adp.mean)
+        for name, value in shown.items():
+            metrics.set(f"eval/{name}", value)
         metrics.add("evaluations")
+
+
+def trial_of(job: Job) -> Trial:
+    """What a job's policies are judged by.
+
+    Raises:
+        UserError: an opponent or the environment is not to be had.
+    """
+    if job.environment is not None:
+        return Solo(job, job.environment)
+    return Matches(job)

@@ -55,17 +55,23 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint(resume)
     resume.set_defaults(command=_resume)
 
-    judge = commands.add_parser("eval", help="play a run's agents against others and count")
+    judge = commands.add_parser("eval", help="judge a run: its returns, or its play against others")
     _run(judge)
     judge.add_argument(
         "--against",
         metavar="AGENT",
         action="append",
-        help="random, rule, rlcard-rule or another run; may be repeated (default: random, rule)",
+        help="of a game: random, rule, rlcard-rule or another run; may be repeated (default: as "
+        "the job says)",
     )
-    judge.add_argument("--deals", type=int, default=1000, help="deals, each played in both seats")
+    judge.add_argument(
+        "--deals", type=int, help="of a game: deals, each played in both seats (default: 1000)"
+    )
     judge.add_argument("--deal-file", type=Path, help="play the deals of this file")
-    judge.add_argument("--seed", type=int, default=0, help="seed of the deals (default: 0)")
+    judge.add_argument("--episodes", type=int, help="of an environment: episodes (default: 100)")
+    judge.add_argument(
+        "--seed", type=int, default=0, help="seed of the deals or episodes (default: 0)"
+    )
     judge.add_argument("--json", action="store_true", help="print the result as JSON")
     _checkpoint(judge)
     judge.set_defaults(command=_eval)

@@ -172,6 +172,22 @@ class RunFolder:
                 aside.mkdir(exist_ok=True)
                 later.rename(aside / later.name)
 
+    def saved(self, name: str | None) -> Path:
+        """The checkpoint of that name, or the newest.
+
+        Raises:
+            UserError: there is none of that name.
+            CheckpointError: there is none at all.
+        """
+        if name is None:
+            return checkpoint.newest(self.path)
+        found = {path.name: path for path in checkpoint.available(self.path)}
+        if name not in found:
+            raise UserError(
+                f"--checkpoint: {self.path} has no {name!r}; it has {', '.join(found) or 'none yet'}"
+            )
+        return found[name]
+
     @contextmanager
     def attempt(self) -> Iterator[int]:
         """Hold the run for one start or resume; gives its number, counted from 1.

@@ -1,31 +1,33 @@
-"""The policies of a run as an agent: each seat by its own network, always the best move."""
+"""The policies of a run as an agent: each seat by its own network, exploring as its evaluation says."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from gymnasium.spaces import MultiBinary
 from numpy.typing import NDArray
 
 from troupe import checkpoint as checkpoints
 from troupe.checkpoint import CheckpointError
 from troupe.episodes import Array
 from troupe.errors import TroupeError, UserError
+from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
 from troupe.policies import Acting, Decisions, create_acting
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe.runs import RunFolder
-from troupe_actors import games
 from troupe_actors.agents import Position
 from troupe_actors.games import Game, rows_of
 
 
 class PolicyAgent:
-    """Plays every seat with the policy that the job gives it, without exploring."""
+    """Plays every seat with the policy that the job gives it."""
 
     def __init__(self, name: str, game: Game, job: Job, precision: str = "fp32") -> None:
         self.name = name
         self.policies = tuple(job.policies.get(seat, seat) for seat in game.seats)
         """By seat."""
+        self._exploration = job.evaluation.exploration
         self._widths = [_widths(game, seat) for seat in range(len(game.seats))]
         device = resolve_device(job.actors.device, prefer_gpu=False)
         dtype = resolve_precision(precision, device)
@@ -41,12 +43,13 @@ class PolicyAgent:
                 acting.load(tensors)
 
     def act(self, position: Position, random: np.random.Generator) -> NDArray[np.int64]:
-        """[B]: the move of the highest value on each table."""
+        """[B]: the move that seems best on each table, or one that is drawn."""
         choice = np.empty(len(position.seat), np.int64)
         for seat in np.unique(position.seat).tolist():
             tables = np.flatnonzero(position.seat == seat)
             decisions = self._decisions(position, seat, tables)
-            choice[tables] = self._acting[seat].act(decisions, random).choice
+            choices = self._acting[seat].act(decisions, random, self._exploration)
+            choice[tables] = choices.choice
         return choice
 
     def values(self, position: Position) -> NDArray[np.float32]:
@@ -61,7 +64,9 @@ class PolicyAgent:
     def _decisions(self, position: Position, seat: int, tables: NDArray[np.int64]) -> Decisions:
         rows, offsets = rows_of(position.offsets, tables)
         observation = {
-            name: position.observation[name][tables, :width]
+            name: position.observation[name][tables][:, :width]
+            if width
+            else position.observation[name][tables]
             for name, width in self._widths[seat].items()
         }
         return Decisions(observation, position.legal[rows], offsets)
@@ -76,9 +81,9 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
     """
     run = RunFolder(folder)
     job = run.job()
-    if job.game.name != game.name:
-        raise UserError(f"{folder}: this run plays {job.game.name}, not {game.name}")
-    path = find_checkpoint(folder, checkpoint)
+    if title(job) != game.name:
+        raise UserError(f"{folder}: this run plays {title(job)}, not {game.name}")
+    path = run.saved(checkpoint)
     agent = PolicyAgent(run.name, game, job)
     for policy in sorted(set(agent.policies)):
         tensors = checkpoints.load_policy(path, policy)
@@ -89,34 +94,9 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
     return agent
 
 
-def game_of(folder: Path) -> Game:
-    """The game of a run, by its rules.
-
-    Raises:
-        UserError: it is no run, or its game is not here.
-    """
-    job = RunFolder(folder).job()
-    return games.load(job.game.name, job.game.rules)
-
-
-def find_checkpoint(folder: Path, name: str | None) -> Path:
-    """The checkpoint of that name, or the newest.
-
-    Raises:
-        UserError: there is none of that name.
-        CheckpointError: there is none at all.
-    """
-    if name is None:
-        return checkpoints.newest(folder)
-    found = {path.name: path for path in checkpoints.available(folder)}
-    if name not in found:
-        raise UserError(
-            f"--checkpoint: {folder} has no {name!r}; it has {', '.join(found) or 'none yet'}"
-        )
-    return found[name]
-
-
-def _widths(game: Game, seat: int) -> dict[str, int]:
-    """Bytes of each column of a seat's observation, by name."""
-    spaces = game.spaces(seat).observation
-    return {name: -(-int(np.prod(space.shape or ())) // 8) for name, space in spaces.items()}
+def _widths(game: Game, seat: int) -> dict[str, int | None]:
+    """Bytes of each column of a seat's observation that is made of bits, by name; None for others."""
+    return {
+        name: -(-int(np.prod(space.shape)) // 8) if isinstance(space, MultiBinary) else None
+        for name, space in game.spaces(seat).observation.items()
+    }

@@ -21,7 +21,6 @@ from troupe.jobs.spec import Job
 from troupe.live import open_view
 from troupe.runs import RUNS, RunFolder
 
-FINAL_DEALS = 1000
 ONE_WISH_SECONDS = 1.0
 """`timeout` and `make` pass on a signal that the whole process group has had already."""
 SETTLED = ("game", "environment", "policies", "network", "schedule", "algorithm.name",
@@ -98,9 +97,10 @@ def evaluate(options: argparse.Namespace) -> int:
     """Play a run's agents against others and print the table; the exit code."""
     return int(_commands().eval_command(
         run=RunFolder.find(options.run, options.runs).path,
-        against=options.against or ["random", "rule"],
+        against=options.against,
         deals=options.deals,
         deal_file=options.deal_file,
+        episodes=options.episodes,
         checkpoint=options.checkpoint,
         seed=options.seed,
         as_json=options.json,
@@ -144,21 +144,21 @@ def _go(job: Job, folder: RunFolder) -> int:
         how = f"Stopped, saved as {saved[-1].name}" if saved else "Stopped before training began"
         print(f"{how}. Go on with: troupe resume {name}")
         return 0
-    print(f"Done. Judging the agents over {FINAL_DEALS:,} deals, each played in both seats ...")
-    _commands().eval_command(
-        run=folder.path,
-        against=list(job.evaluation.against),
-        deals=FINAL_DEALS,
-        deal_file=None,
-        checkpoint=None,
-        seed=0,
-        as_json=False,
-    )
+    print(f"Done. {_judging(job)} ...")
+    _commands().eval_command(run=folder.path)
     print(f"Curves:  {picture}")
-    print(f"Play:    troupe play {name}")
-    print(f"Judge:   troupe eval {name} --against rule")
+    if job.game is not None:
+        print(f"Play:    troupe play {name}")
+    print(f"Judge:   troupe eval {name} {'--seed 1' if job.game is None else '--deals 5000'}")
     print(f"Go on:   troupe resume {name} stop.steps=...")
     return 0
+
+
+def _judging(job: Job) -> str:
+    commands = _commands()
+    if job.environment is not None:
+        return f"Judging the policy over {commands.EPISODES:,} episodes"
+    return f"Judging the agents over {commands.DEALS:,} deals, each played in both seats"
 
 
 def _spelt(folder: RunFolder) -> str:

@@ -137,7 +137,9 @@ class EvaluationSettings:
     deals: Positive = 200
     """Deals of a game per evaluation, each played in both seats."""
     episodes: Positive = 20
-    """Episodes of an environment per evaluation, without exploration."""
+    """Episodes of an environment per evaluation."""
+    exploration: Annotated[float, Field(ge=0)] = 0.0
+    """As for actors: 0 does what seems best; above 0 a stochastic policy draws, as it learned to."""
     against: tuple[str, ...] = ()
     """Opponents by name; a job that leaves this out has those that its game has."""
 
