@@ -31,7 +31,8 @@ from troupe.weights.errors import (
 from troupe.weights.manifest import Key, Payload, describe
 from troupe.weights.relay import Upstream
 from troupe.weights.server import MAX_BYTES, serve
-from troupe.wire.weights_pb2 import FetchRequest, Piece, PublishReply
+from troupe.weights.watch import unpack
+from troupe.wire.weights_pb2 import FetchRequest, Notice, Piece, PublishReply, Whole
 from troupe.wire.weights_pb2_grpc import WeightsStub
 
 TOKEN = "a token for tests"
@@ -342,7 +343,7 @@ def test_a_relay_fetches_once_and_passes_notices_on(server: Running, tmp_path: P
         connected(relay, tmp_path / "node b") as other,
     ):
         assert one.latest("landlord") is None
-        learner.publish("landlord", 1, filled(1))
+        learner.publish("landlord", 1, filled(1, size=300_000))
         for client in (one, other):
             assert client.wait("landlord", 0, timeout=10) == 1
             assert is_filled(client.fetch("landlord"), 1)
@@ -399,3 +400,32 @@ def test_tls_keeps_out_whoever_has_no_certificate(tmp_path: Path) -> None:
             ):
                 stranger.publish("landlord", 2, filled(2))
     assert "PRIVATE" not in repr(tls)
+
+
+def test_a_small_version_comes_with_its_notice(server: Running, tmp_path: Path) -> None:
+    with connected(server, tmp_path / "a") as learner, connected(server, tmp_path / "b") as actor:
+        assert actor.latest("landlord") is None
+        for version in (1, 2):
+            learner.publish("landlord", version, filled(version))
+            assert actor.wait("landlord", version - 1, timeout=10) == version
+        assert [actor.fetch("landlord", v).tensors["a"].flat[0] for v in (1, 2, None)] == [1, 2, 2]
+    assert "bytes_sent" not in server.metrics.snapshot()
+    assert not list((tmp_path / "b").rglob("*.weights"))
+
+
+def test_an_unsound_version_in_a_notice_is_left_to_be_fetched() -> None:
+    sound = payload()
+    for manifest, data, taken in (
+        (sound.manifest, b"".join(sound.buffers), True),
+        (sound.manifest, b"".join(sound.buffers)[:-1] + b"?", False),
+        (sound.manifest, b"", False),
+    ):
+        notice = Notice(
+            policy=manifest.policy,
+            attempt=manifest.attempt,
+            version=manifest.version,
+            whole=Whole(manifest=manifest, payload=data),
+        )
+        assert (unpack(notice) is not None) == taken
+        notice.version += 1
+        assert unpack(notice) is None

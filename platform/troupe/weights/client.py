@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -16,28 +15,18 @@ from troupe.weights.channel import FETCH, PUBLISH, Address, Channel
 from troupe.weights.credentials import Tls
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe.weights.files import Shelf, Stored
-from troupe.weights.manifest import Key, bfloat16_of, check, describe, key_of
+from troupe.weights.manifest import CARRY, Key, bfloat16_of, check, describe, key_of
 from troupe.weights.memory import keep_large_buffers
-from troupe.weights.watch import Watch
-from troupe.wire.weights_pb2 import FetchRequest, Manifest, PinRequest, PublishReply
+from troupe.weights.watch import Watch, Weights
+from troupe.wire.weights_pb2 import FetchRequest, Manifest, PinRequest, PublishReply, Whole
 from troupe.wire.weights_pb2_grpc import WeightsStub
 
 MAX_BYTES = 64 << 30
 KEEP = 2
 
+__all__ = ["KEEP", "MAX_BYTES", "Weights", "WeightsClient"]
+
 _POLL = 0.002
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """One version of a policy's weights. The arrays are read-only views of one file in memory."""
-
-    policy: str
-    version: int
-    tensors: Mapping[str, Array]
-    bfloat16: frozenset[str] = frozenset()
-    """Names of the uint16 tensors that hold the bits of bfloat16 numbers."""
-    attempt: int = 0
 
 
 class WeightsClient:
@@ -69,7 +58,7 @@ class WeightsClient:
         """
         keep_large_buffers()
         self._channel = Channel(address, token, tls, patience)
-        self._watch = Watch(self._channel)
+        self._watch = Watch(self._channel, max_bytes)
         self._shelf = Shelf(folder)
         self._attempt = attempt
         self._publisher = publisher
@@ -101,6 +90,10 @@ class WeightsClient:
             bfloat16=bfloat16,
         )
 
+        def put(channel: grpc.Channel, timeout: float) -> PublishReply:
+            whole = Whole(manifest=payload.manifest, payload=b"".join(payload.buffers))
+            return WeightsStub(channel).Put(whole, timeout=timeout, metadata=self._channel.metadata)
+
         def send(channel: grpc.Channel, timeout: float) -> PublishReply:
             publish: grpc.StreamUnaryMultiCallable[bytes, PublishReply] = channel.stream_unary(
                 PUBLISH, None, PublishReply.FromString
@@ -108,7 +101,7 @@ class WeightsClient:
             messages = _opened(payload.manifest, framing.frames(payload.buffers))
             return publish(messages, timeout=timeout, metadata=self._channel.metadata)
 
-        self._channel.retry(send)
+        self._channel.retry(put if payload.manifest.size <= CARRY else send)
 
     def latest(self, policy: str) -> int | None:
         """The newest version there is, None if there is none; costs a dictionary look-up.
@@ -136,6 +129,8 @@ class WeightsClient:
             WeightsError: it could not be fetched for another reason.
         """
         newest = self._watch.newest(policy, self._patience)
+        if carried := self._watch.carried(policy, version):
+            return carried
         wanted = newest if newest and version in (None, newest.version) else None
         stored = self._cached(policy, wanted)
         if stored is None:

@@ -10,12 +10,14 @@ import xxhash
 
 from troupe.codec import DTYPES
 from troupe.episodes import Array
-from troupe.weights.errors import InvalidError, NoRoomError
+from troupe.weights.errors import DamagedError, InvalidError, NoRoomError
 from troupe.wire.weights_pb2 import RAW, Manifest, Part, Tensor
 
 BFLOAT16 = "bfloat16"
 MAX_TENSORS = 65_536
 MAX_PARTS = 4096
+CARRY = 256 * 1024
+"""Versions of at most this many bytes travel with the notice of them."""
 
 _ALIGN = 64
 _ZEROS = bytes(_ALIGN)
@@ -133,6 +135,16 @@ def tensors_of(manifest: Manifest, buffer: memoryview) -> dict[str, Array]:
 def bfloat16_of(manifest: Manifest) -> frozenset[str]:
     """Names of the tensors whose uint16 elements are the bits of bfloat16 numbers."""
     return frozenset(tensor.name for tensor in manifest.tensors if tensor.dtype == BFLOAT16)
+
+
+def verify(manifest: Manifest, payload: memoryview) -> None:
+    """Raises DamagedError unless a checked manifest's payload is whole and matches its checksums."""
+    about = f"weights: {manifest.policy} version {manifest.version}"
+    if payload.nbytes != manifest.size:
+        raise DamagedError(f"{about}: {payload.nbytes} bytes arrived, not {manifest.size}")
+    for offset, size, checksum in checksums(manifest):
+        if xxhash.xxh3_64_intdigest(payload[offset : offset + size]) != checksum:
+            raise DamagedError(f"{about}: its checksum does not match")
 
 
 def checksums(manifest: Manifest) -> Iterator[tuple[int, int, int]]:

@@ -21,7 +21,14 @@ from troupe.weights.framing import MAX_MESSAGE
 from troupe.weights.memory import keep_large_buffers
 from troupe.weights.relay import Upstream
 from troupe.weights.service import Context, Service
-from troupe.wire.weights_pb2 import FetchRequest, PinReply, PinRequest, PublishReply, WatchRequest
+from troupe.wire.weights_pb2 import (
+    FetchRequest,
+    PinReply,
+    PinRequest,
+    PublishReply,
+    WatchRequest,
+    Whole,
+)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -144,6 +151,9 @@ def _handlers(service: Service) -> grpc.GenericRpcHandler:
             ),
             "Watch": grpc.unary_stream_rpc_method_handler(
                 service.watch, WatchRequest.FromString, None
+            ),
+            "Put": grpc.unary_unary_rpc_method_handler(
+                service.put, Whole.FromString, PublishReply.SerializeToString
             ),
             "Pin": grpc.unary_unary_rpc_method_handler(
                 service.pin, PinRequest.FromString, PinReply.SerializeToString

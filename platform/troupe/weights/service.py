@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from troupe.weights.errors import (
     WeightsError,
 )
 from troupe.weights.files import Shelf, Stored
-from troupe.weights.manifest import Key, check, check_policy, key_of
+from troupe.weights.manifest import CARRY, Key, check, check_policy, key_of
 from troupe.weights.relay import Upstream
 from troupe.wire.weights_pb2 import (
     FetchRequest,
@@ -31,6 +31,7 @@ from troupe.wire.weights_pb2 import (
     PinRequest,
     PublishReply,
     WatchRequest,
+    Whole,
 )
 
 Q = TypeVar("Q")
@@ -90,14 +91,10 @@ class Service:
     @_answers
     async def publish(self, requests: AsyncIterator[bytes], context: Context) -> PublishReply:
         """Take a version in; see the contract for what is refused."""
-        if self.upstream is not None:
-            raise InvalidError("weights: this server is a relay; publish at its upstream")
         messages = aiter(requests)
         manifest = framing.read_opening(await anext(messages, b""))
-        check(manifest, self.max_bytes)
-        if self._has(manifest):
+        if not self._wanted(manifest, self.max_bytes):
             return PublishReply(already=True)
-        self._check_order(manifest)
         with self.shelf.incoming(manifest) as incoming:
             async for message in messages:
                 incoming.write(framing.unframe(message))
@@ -105,6 +102,16 @@ class Service:
             if self._has(manifest):
                 return PublishReply(already=True)
             self._check_order(manifest)
+            self._place(incoming.commit())
+        return PublishReply()
+
+    @_answers
+    async def put(self, request: Whole, context: Context) -> PublishReply:
+        """Take a small version in, as `publish` does."""
+        if not self._wanted(request.manifest, min(CARRY, self.max_bytes)):
+            return PublishReply(already=True)
+        with self.shelf.incoming(request.manifest) as incoming:
+            incoming.write(framing.Chunk(0, memoryview(request.payload)))
             self._place(incoming.commit())
         return PublishReply()
 
@@ -130,7 +137,13 @@ class Service:
                 changed = self.changed
                 news = {p: k for p, k in self.newest.items() if told.get(p) != k}
                 told |= news
-                notices = _notices((p, k) for p, k in news.items() if not wanted or p in wanted)
+                notices = Notices(
+                    newest=[
+                        self._notice(policy, key, request.carry)
+                        for policy, key in news.items()
+                        if not wanted or policy in wanted
+                    ]
+                )
                 if opening or notices.newest:
                     await context.write(notices.SerializeToString())
                 opening = False
@@ -152,6 +165,16 @@ class Service:
         for notice in notices.newest:
             self.newest[notice.policy] = Key(notice.attempt, notice.version)
         self._announce()
+
+    def _wanted(self, manifest: Manifest, max_bytes: int) -> bool:
+        """Whether a version is still to be taken in; raises where it must not be."""
+        if self.upstream is not None:
+            raise InvalidError("weights: this server is a relay; publish at its upstream")
+        check(manifest, max_bytes)
+        if self._has(manifest):
+            return False
+        self._check_order(manifest)
+        return True
 
     def _has(self, manifest: Manifest) -> bool:
         stored = self.held.get(manifest.policy, {}).get(key_of(manifest))
@@ -183,6 +206,15 @@ class Service:
     def _announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def _notice(self, policy: str, key: Key, carry: int) -> Notice:
+        """The news of a version, with the version itself if it has at most `carry` bytes."""
+        notice = Notice(policy=policy, attempt=key.attempt, version=key.version)
+        stored = self.held.get(policy, {}).get(key)
+        if stored is not None and stored.manifest.size <= min(carry, CARRY):
+            notice.whole.manifest.CopyFrom(stored.manifest)
+            notice.whole.payload = bytes(stored.payload)
+        return notice
 
     def _count_watchers(self, change: int) -> None:
         self.watchers += change
@@ -221,9 +253,3 @@ class Service:
         stored = self.pins.open(policy, max(keys))
         stored.verify()
         return stored
-
-
-def _notices(newest: Iterable[tuple[str, Key]]) -> Notices:
-    return Notices(
-        newest=[Notice(policy=p, attempt=key.attempt, version=key.version) for p, key in newest]
-    )

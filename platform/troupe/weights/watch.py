@@ -2,22 +2,46 @@
 
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from troupe.episodes import Array
 from troupe.weights.channel import Channel, backoff
 from troupe.weights.errors import RefusedError, UnreachableError, WeightsError
-from troupe.weights.manifest import Key
-from troupe.wire.weights_pb2 import Notices, WatchRequest
+from troupe.weights.manifest import CARRY, Key, bfloat16_of, check, key_of, tensors_of, verify
+from troupe.wire.weights_pb2 import Notice, Notices, WatchRequest
 from troupe.wire.weights_pb2_grpc import WeightsStub
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """What is newest, as far as the server has said. The thread starts with the first question."""
+_CARRIED = 10
+"""Versions of a policy that are held: what is played may lag behind what is newest."""
 
-    def __init__(self, channel: Channel) -> None:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """One version of a policy's weights. The arrays are read-only views of one buffer or file."""
+
+    policy: str
+    version: int
+    tensors: Mapping[str, Array]
+    bfloat16: frozenset[str] = frozenset()
+    """Names of the uint16 tensors that hold the bits of bfloat16 numbers."""
+    attempt: int = 0
+
+
+class Watch:
+    """What is newest, as far as the server has said. The thread starts with the first question.
+
+    Small versions come with their notice, so that nothing remains to be fetched.
+    """
+
+    def __init__(self, channel: Channel, max_bytes: int) -> None:
+        self._carry = min(CARRY, max_bytes)
         self._channel = channel
         self._newest: dict[str, Key] = {}
+        self._carried: dict[str, dict[Key, Weights]] = {}
         self._heard = False
         self._failure: WeightsError | None = None
         self._news = threading.Condition()
@@ -57,6 +81,18 @@ class Watch:
                 raise self._failure
             return None
 
+    def carried(self, policy: str, version: int | None) -> Weights | None:
+        """A version, or the newest one, that came with its notice; None if it did not.
+
+        Where attempts share its number, it is the newest attempt's.
+        """
+        with self._news:
+            held, newest = self._carried.get(policy, {}), self._newest.get(policy)
+            if newest is not None and version in (None, newest.version):
+                return held.get(newest)
+            keys = [key for key in held if key.version == version]
+            return held[max(keys)] if keys else None
+
     def join(self) -> None:
         """Wait for the end of the thread, after the channel was closed."""
         with self._news:
@@ -78,7 +114,7 @@ class Watch:
             try:
                 with self._channel.calls() as channel:
                     call = WeightsStub(channel).Watch(
-                        WatchRequest(), metadata=self._channel.metadata
+                        WatchRequest(carry=self._carry), metadata=self._channel.metadata
                     )
                     for notices in call:
                         self._hear(notices)
@@ -93,12 +129,37 @@ class Watch:
             self._news.notify_all()
 
     def _hear(self, notices: Notices) -> None:
+        arrived = [weights for notice in notices.newest if (weights := unpack(notice))]
         with self._news:
             for notice in notices.newest:
                 self._newest[notice.policy] = Key(notice.attempt, notice.version)
+            for weights in arrived:
+                held = self._carried.setdefault(weights.policy, {})
+                held[Key(weights.attempt, weights.version)] = weights
+                for old in sorted(held)[:-_CARRIED]:
+                    del held[old]
             self._heard = True
             self._news.notify_all()
 
     def _is_newer(self, policy: str, version: int) -> bool:
         key = self._newest.get(policy)
         return key is not None and key.version > version
+
+
+def unpack(notice: Notice) -> Weights | None:
+    """The version that came with its notice. One that is not sound is left to be fetched."""
+    if not notice.HasField("whole"):
+        return None
+    manifest, payload = notice.whole.manifest, memoryview(notice.whole.payload)
+    try:
+        check(manifest, CARRY)
+        verify(manifest, payload)
+    except WeightsError as error:
+        log.warning("%s", error)
+        return None
+    key = key_of(manifest)
+    if (manifest.policy, key) != (notice.policy, Key(notice.attempt, notice.version)):
+        log.warning("weights: a notice of %s came with another version", notice.policy)
+        return None
+    tensors = tensors_of(manifest, payload)
+    return Weights(notice.policy, key.version, tensors, bfloat16_of(manifest), key.attempt)

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19troupe/wire/weights.proto\x12\x0btroupe.wire\"D\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\"I\n\x04Part\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\tpublisher\x18\x03 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\xbb\x01\n\x08Manifest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.troupe.wire.Tensor\x12 \n\x05parts\x18\x05 \x03(\x0b\x32\x11.troupe.wire.Part\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\'\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x15.troupe.wire.Encoding\"N\n\x05Piece\x12\'\n\x08manifest\x18\x01 \x01(\x0b\x32\x15.troupe.wire.Manifest\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\x0cPublishReply\x12\x0f\n\x07\x61lready\x18\x01 \x01(\x08\"\x96\x01\n\x0c\x46\x65tchRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0chave_version\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12(\n\tencodings\x18\x04 \x03(\x0e\x32\x15.troupe.wire.EncodingB\n\n\x08_versionB\x0f\n\r_have_version\" \n\x0cWatchRequest\x12\x10\n\x08policies\x18\x01 \x03(\t\":\n\x06Notice\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\x04\".\n\x07Notices\x12#\n\x06newest\x18\x01 \x03(\x0b\x32\x13.troupe.wire.Notice\"-\n\nPinRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x1b\n\x08PinReply\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r*\x13\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x32\xf2\x01\n\x07Weights\x12:\n\x07Publish\x12\x12.troupe.wire.Piece\x1a\x19.troupe.wire.PublishReply(\x01\x12\x38\n\x05\x46\x65tch\x12\x19.troupe.wire.FetchRequest\x1a\x12.troupe.wire.Piece0\x01\x12:\n\x05Watch\x12\x19.troupe.wire.WatchRequest\x1a\x14.troupe.wire.Notices0\x01\x12\x35\n\x03Pin\x12\x17.troupe.wire.PinRequest\x1a\x15.troupe.wire.PinReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19troupe/wire/weights.proto\x12\x0btroupe.wire\"D\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\"I\n\x04Part\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\tpublisher\x18\x03 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\xbb\x01\n\x08Manifest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.troupe.wire.Tensor\x12 \n\x05parts\x18\x05 \x03(\x0b\x32\x11.troupe.wire.Part\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\'\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x15.troupe.wire.Encoding\"N\n\x05Piece\x12\'\n\x08manifest\x18\x01 \x01(\x0b\x32\x15.troupe.wire.Manifest\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"A\n\x05Whole\x12\'\n\x08manifest\x18\x01 \x01(\x0b\x32\x15.troupe.wire.Manifest\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x1f\n\x0cPublishReply\x12\x0f\n\x07\x61lready\x18\x01 \x01(\x08\"\x96\x01\n\x0c\x46\x65tchRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0chave_version\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12(\n\tencodings\x18\x04 \x03(\x0e\x32\x15.troupe.wire.EncodingB\n\n\x08_versionB\x0f\n\r_have_version\"/\n\x0cWatchRequest\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\r\n\x05\x63\x61rry\x18\x02 \x01(\x04\"]\n\x06Notice\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12!\n\x05whole\x18\x04 \x01(\x0b\x32\x12.troupe.wire.Whole\".\n\x07Notices\x12#\n\x06newest\x18\x01 \x03(\x0b\x32\x13.troupe.wire.Notice\"-\n\nPinRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x1b\n\x08PinReply\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r*\x13\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x32\xa8\x02\n\x07Weights\x12:\n\x07Publish\x12\x12.troupe.wire.Piece\x1a\x19.troupe.wire.PublishReply(\x01\x12\x34\n\x03Put\x12\x12.troupe.wire.Whole\x1a\x19.troupe.wire.PublishReply\x12\x38\n\x05\x46\x65tch\x12\x19.troupe.wire.FetchRequest\x1a\x12.troupe.wire.Piece0\x01\x12:\n\x05Watch\x12\x19.troupe.wire.WatchRequest\x1a\x14.troupe.wire.Notices0\x01\x12\x35\n\x03Pin\x12\x17.troupe.wire.PinRequest\x1a\x15.troupe.wire.PinReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.wire.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=861
-  _globals['_ENCODING']._serialized_end=880
+  _globals['_ENCODING']._serialized_start=978
+  _globals['_ENCODING']._serialized_end=997
   _globals['_TENSOR']._serialized_start=42
   _globals['_TENSOR']._serialized_end=110
   _globals['_PART']._serialized_start=112
@@ -41,20 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFEST']._serialized_end=375
   _globals['_PIECE']._serialized_start=377
   _globals['_PIECE']._serialized_end=455
-  _globals['_PUBLISHREPLY']._serialized_start=457
-  _globals['_PUBLISHREPLY']._serialized_end=488
-  _globals['_FETCHREQUEST']._serialized_start=491
-  _globals['_FETCHREQUEST']._serialized_end=641
-  _globals['_WATCHREQUEST']._serialized_start=643
-  _globals['_WATCHREQUEST']._serialized_end=675
-  _globals['_NOTICE']._serialized_start=677
-  _globals['_NOTICE']._serialized_end=735
-  _globals['_NOTICES']._serialized_start=737
-  _globals['_NOTICES']._serialized_end=783
-  _globals['_PINREQUEST']._serialized_start=785
-  _globals['_PINREQUEST']._serialized_end=830
-  _globals['_PINREPLY']._serialized_start=832
-  _globals['_PINREPLY']._serialized_end=859
-  _globals['_WEIGHTS']._serialized_start=883
-  _globals['_WEIGHTS']._serialized_end=1125
+  _globals['_WHOLE']._serialized_start=457
+  _globals['_WHOLE']._serialized_end=522
+  _globals['_PUBLISHREPLY']._serialized_start=524
+  _globals['_PUBLISHREPLY']._serialized_end=555
+  _globals['_FETCHREQUEST']._serialized_start=558
+  _globals['_FETCHREQUEST']._serialized_end=708
+  _globals['_WATCHREQUEST']._serialized_start=710
+  _globals['_WATCHREQUEST']._serialized_end=757
+  _globals['_NOTICE']._serialized_start=759
+  _globals['_NOTICE']._serialized_end=852
+  _globals['_NOTICES']._serialized_start=854
+  _globals['_NOTICES']._serialized_end=900
+  _globals['_PINREQUEST']._serialized_start=902
+  _globals['_PINREQUEST']._serialized_end=947
+  _globals['_PINREPLY']._serialized_start=949
+  _globals['_PINREPLY']._serialized_end=976
+  _globals['_WEIGHTS']._serialized_start=1000
+  _globals['_WEIGHTS']._serialized_end=1296
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,14 @@ class Piece(_message.Message):
     data: bytes
     def __init__(self, manifest: _Optional[_Union[Manifest, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class Whole(_message.Message):
+    __slots__ = ("manifest", "payload")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    manifest: Manifest
+    payload: bytes
+    def __init__(self, manifest: _Optional[_Union[Manifest, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
 class PublishReply(_message.Message):
     __slots__ = ("already",)
     ALREADY_FIELD_NUMBER: _ClassVar[int]
@@ -83,20 +91,24 @@ class FetchRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., version: _Optional[int] = ..., have_version: _Optional[int] = ..., encodings: _Optional[_Iterable[_Union[Encoding, str]]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("policies",)
+    __slots__ = ("policies", "carry")
     POLICIES_FIELD_NUMBER: _ClassVar[int]
+    CARRY_FIELD_NUMBER: _ClassVar[int]
     policies: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, policies: _Optional[_Iterable[str]] = ...) -> None: ...
+    carry: int
+    def __init__(self, policies: _Optional[_Iterable[str]] = ..., carry: _Optional[int] = ...) -> None: ...
 
 class Notice(_message.Message):
-    __slots__ = ("policy", "attempt", "version")
+    __slots__ = ("policy", "attempt", "version", "whole")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     policy: str
     attempt: int
     version: int
-    def __init__(self, policy: _Optional[str] = ..., attempt: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    whole: Whole
+    def __init__(self, policy: _Optional[str] = ..., attempt: _Optional[int] = ..., version: _Optional[int] = ..., whole: _Optional[_Union[Whole, _Mapping]] = ...) -> None: ...
 
 class Notices(_message.Message):
     __slots__ = ("newest",)

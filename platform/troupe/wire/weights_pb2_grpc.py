@@ -39,6 +39,11 @@ class WeightsStub:
                 request_serializer=troupe_dot_wire_dot_weights__pb2.Piece.SerializeToString,
                 response_deserializer=troupe_dot_wire_dot_weights__pb2.PublishReply.FromString,
                 _registered_method=True)
+        self.Put = channel.unary_unary(
+                '/troupe.wire.Weights/Put',
+                request_serializer=troupe_dot_wire_dot_weights__pb2.Whole.SerializeToString,
+                response_deserializer=troupe_dot_wire_dot_weights__pb2.PublishReply.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/troupe.wire.Weights/Fetch',
                 request_serializer=troupe_dot_wire_dot_weights__pb2.FetchRequest.SerializeToString,
@@ -62,6 +67,13 @@ class WeightsServicer:
     def Publish(self, request_iterator, context):
         """Store a version. It becomes visible whole, after its checksums were verified, or not at all.
         Sending the same version again is fine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Put(self, request, context):
+        """The same in one message, for versions of at most 256 KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +107,11 @@ def add_WeightsServicer_to_server(servicer, server):
             'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
                     request_deserializer=troupe_dot_wire_dot_weights__pb2.Piece.FromString,
+                    response_serializer=troupe_dot_wire_dot_weights__pb2.PublishReply.SerializeToString,
+            ),
+            'Put': grpc.unary_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=troupe_dot_wire_dot_weights__pb2.Whole.FromString,
                     response_serializer=troupe_dot_wire_dot_weights__pb2.PublishReply.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
@@ -139,6 +156,33 @@ class Weights:
             target,
             '/troupe.wire.Weights/Publish',
             troupe_dot_wire_dot_weights__pb2.Piece.SerializeToString,
+            troupe_dot_wire_dot_weights__pb2.PublishReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Put(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.wire.Weights/Put',
+            troupe_dot_wire_dot_weights__pb2.Whole.SerializeToString,
             troupe_dot_wire_dot_weights__pb2.PublishReply.FromString,
             options,
             channel_credentials,

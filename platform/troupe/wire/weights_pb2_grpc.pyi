@@ -43,6 +43,8 @@ class WeightsStub:
     """Store a version. It becomes visible whole, after its checksums were verified, or not at all.
     Sending the same version again is fine.
     """
+    Put: _grpc.UnaryUnaryMultiCallable[_weights_pb2.Whole, _weights_pb2.PublishReply]
+    """The same in one message, for versions of at most 256 KiB."""
     Fetch: _grpc.UnaryStreamMultiCallable[_weights_pb2.FetchRequest, _weights_pb2.Piece]
     """Read a version."""
     Watch: _grpc.UnaryStreamMultiCallable[_weights_pb2.WatchRequest, _weights_pb2.Notices]
@@ -59,6 +61,8 @@ class WeightsAsyncStub(WeightsStub):
     """Store a version. It becomes visible whole, after its checksums were verified, or not at all.
     Sending the same version again is fine.
     """
+    Put: _aio.UnaryUnaryMultiCallable[_weights_pb2.Whole, _weights_pb2.PublishReply]  # type: ignore[assignment]
+    """The same in one message, for versions of at most 256 KiB."""
     Fetch: _aio.UnaryStreamMultiCallable[_weights_pb2.FetchRequest, _weights_pb2.Piece]  # type: ignore[assignment]
     """Read a version."""
     Watch: _aio.UnaryStreamMultiCallable[_weights_pb2.WatchRequest, _weights_pb2.Notices]  # type: ignore[assignment]
@@ -78,6 +82,14 @@ class WeightsServicer(metaclass=_abc_1.ABCMeta):
         """Store a version. It becomes visible whole, after its checksums were verified, or not at all.
         Sending the same version again is fine.
         """
+
+    @_abc_1.abstractmethod
+    def Put(
+        self,
+        request: _weights_pb2.Whole,
+        context: _ServicerContext,
+    ) -> _typing.Union[_weights_pb2.PublishReply, _abc.Awaitable[_weights_pb2.PublishReply]]:
+        """The same in one message, for versions of at most 256 KiB."""
 
     @_abc_1.abstractmethod
     def Fetch(
