@@ -113,9 +113,10 @@ class Policy(Protocol):
         Names, where the kind of policy has them:
             value [S]: of the state, or of the action taken where the policy values actions
                 ([S, critics] where it has several critics).
-            values [S, actions]: of every action of a Discrete space.
+            values [S, actions]: of every action of a Discrete space; of an illegal one -inf.
             policy_value [S]: of the action the policy itself would take, by its first critic, whose
                 parameters get no gradient from it.
+            policy_action [S, ...]: the action the policy itself would take, of its Box.
             log_prob [S], entropy [S]: of the action taken; of the policy there.
             distribution [S, parameters]: what `kl` compares.
         """
