@@ -417,7 +417,7 @@ def test_an_unsound_version_in_a_notice_is_left_to_be_fetched() -> None:
     sound = payload()
     for manifest, data, taken in (
         (sound.manifest, b"".join(sound.buffers), True),
-        (sound.manifest, b"".join(sound.buffers)[:-1] + b"?", False),
+        (sound.manifest, b"".join(sound.buffers)[:-1] + b"!", False),
         (sound.manifest, b"", False),
     ):
         notice = Notice(
