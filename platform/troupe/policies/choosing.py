@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from troupe.episodes import Array
 from troupe.errors import TroupeError
 from troupe.policies import Choices, Decisions
 
@@ -57,3 +58,25 @@ def epsilon_greedy(
     probability = np.where(choice == greedy, 1.0 - epsilon + uniform, uniform)
     action = decisions.legal[offsets[:-1] + choice]
     return Choices(action, np.log(probability).astype(np.float32), choice)
+
+
+def owners(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[M]: whose each listed action is, with `offsets` [B + 1]."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def places(action: Array, decisions: Decisions) -> NDArray[np.int64]:
+    """[B]: where each numbered action [B] stands among its decision's listed ones; 0 if none is.
+
+    Raises:
+        TroupeError: an action is not listed.
+    """
+    if not len(decisions.legal):
+        return np.zeros(len(action), np.int64)
+    owner = owners(decisions.offsets)
+    (hits,) = np.nonzero(decisions.legal == action[owner])
+    if not np.array_equal(owner[hits], np.arange(len(action))):
+        raise TroupeError(
+            "policy: a game's listed actions are not those that its `action_mask` allows"
+        )
+    return hits - decisions.offsets[:-1]

@@ -1,0 +1,101 @@
+"""One decision for many rows in host memory, by whatever is fastest for the network: `Forward`."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from troupe.episodes import Array, Columns
+from troupe.errors import TroupeError
+from troupe.policies.inputs import HostInputs, Inputs
+from troupe.policies.perceptron import HostLayers, Layers
+
+
+class Network(Protocol):
+    """A policy as it acts, a `torch.nn.Module`."""
+
+    inputs: Inputs
+
+    def outputs(
+        self, observation: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, outputs] and the state after, of raw observations [B, ...] and the state before."""
+        ...
+
+    def laid_out(self) -> Layers | None:
+        """The layers from features to outputs, if they are nothing but linear and activations."""
+        ...
+
+
+class Forward(Protocol):
+    """A network's outputs for observations in host memory."""
+
+    def __call__(
+        self, observation: Columns, state: Columns
+    ) -> tuple[NDArray[np.float32], dict[str, Array]]:
+        """float32 [B, outputs], the caller's to change, and the state after."""
+        ...
+
+
+def forward_of(network: Network, device: torch.device) -> Forward:
+    """The fastest forward of a network with the weights that it has now, on `device` already.
+
+    numpy for small networks on the CPU, where PyTorch would mostly be busy with itself.
+    """
+    layers = network.laid_out() if device.type == "cpu" else None
+    return _TorchForward(network, device) if layers is None else _HostForward(network, layers)
+
+
+def load(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
+    """Take weights by parameter name, whole or not at all.
+
+    Raises:
+        TroupeError: they are not the tensors of this network.
+    """
+    own = module.state_dict()
+    needed = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in own.items()}
+    given = {name: (array.shape, array.dtype.name) for name, array in tensors.items()}
+    wrong = sorted(name for name in needed | given if needed.get(name) != given.get(name))
+    if wrong:
+        raise TroupeError(
+            f"weights: {wrong[0]} is {_shown(given.get(wrong[0]), 'missing')}, this network has "
+            f"{_shown(needed.get(wrong[0]), 'none')}: they are of other spaces or another `network`"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(torch.tensor(tensors[name]))
+
+
+def _shown(tensor: tuple[tuple[int, ...], str] | None, otherwise: str) -> str:
+    return otherwise if tensor is None else f"{tensor[1]} {tensor[0]}"
+
+
+class _HostForward:
+    def __init__(self, network: Network, layers: Layers) -> None:
+        self._inputs = HostInputs(network.inputs)
+        self._layers = HostLayers(layers)
+
+    def __call__(
+        self, observation: Columns, state: Columns
+    ) -> tuple[NDArray[np.float32], dict[str, Array]]:
+        return self._layers.apply_to(self._inputs.features(observation)), {}
+
+
+class _TorchForward:
+    def __init__(self, network: Network, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+
+    def __call__(
+        self, observation: Columns, state: Columns
+    ) -> tuple[NDArray[np.float32], dict[str, Array]]:
+        with torch.inference_mode():
+            outputs, after = self._network.outputs(self._sent(observation), self._sent(state))
+            held: NDArray[np.float32] = outputs.cpu().numpy()
+            return held, {name: tensor.cpu().numpy() for name, tensor in after.items()}
+
+    def _sent(self, columns: Columns) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(c).to(self._device) for name, c in columns.items()}
