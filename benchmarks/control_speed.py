@@ -107,9 +107,7 @@ def measure(report: Report, case: Case, seconds: float, runs: int) -> None:
     for ours in case.ours:
         for rival in case.rivals:
             ratio = median(speeds[ours.label]) / median(speeds[rival])
-            report.row(
-                f"{case.name}: {ours.label} / {rival}", ratio, "", ours.at_least.get(rival)
-            )
+            report.row(f"{case.name}: {ours.label} / {rival}", ratio, "", ours.at_least.get(rival))
 
 
 def median(values: Sequence[float]) -> float:

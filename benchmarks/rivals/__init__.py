@@ -10,6 +10,7 @@ import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".rivals"
@@ -35,7 +36,7 @@ def python(name: str) -> Path:
     return interpreter
 
 
-def run(name: str, arguments: Sequence[str]) -> dict[str, float]:
+def run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run a rival's script and return what it measured.
 
     Raises:
@@ -45,5 +46,5 @@ def run(name: str, arguments: Sequence[str]) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return measured

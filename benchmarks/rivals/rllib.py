@@ -1,6 +1,6 @@
 """RLlib: the speed of PPO on CartPole-v1 with CleanRL's settings.
 
-    rllib.py SECONDS
+rllib.py SECONDS
 """
 
 import json

@@ -1,7 +1,7 @@
 """Stable-Baselines3: the speed of PPO, A2C and DDPG, and how DDPG learns HalfCheetah.
 
-    sb3.py ppo|a2c|ddpg SECONDS
-    sb3.py cheetah STEPS SEED
+sb3.py ppo|a2c|ddpg SECONDS
+sb3.py cheetah STEPS SEED
 """
 
 import json
@@ -15,6 +15,7 @@ from stable_baselines3 import A2C, DDPG, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -24,7 +25,7 @@ FOREVER = 10**9
 
 def vector(name: str, count: int) -> DummyVecEnv:
     """Environments made one by one, in this process."""
-    return DummyVecEnv([lambda: gymnasium.make(name)] * count)
+    return DummyVecEnv([lambda: Monitor(gymnasium.make(name))] * count)
 
 
 def ppo() -> BaseAlgorithm:
@@ -49,7 +50,9 @@ def a2c() -> BaseAlgorithm:
 def ddpg(name: str = "Pendulum-v1", starts: int = 256, seed: int | None = None) -> DDPG:
     """256x256, batches of 256, one update a step."""
     env = vector(name, 1)
-    noise = NormalActionNoise(np.zeros(env.action_space.shape), 0.1 * np.ones(env.action_space.shape))
+    noise = NormalActionNoise(
+        np.zeros(env.action_space.shape), 0.1 * np.ones(env.action_space.shape)
+    )
     return DDPG(
         "MlpPolicy",
         env,
@@ -94,12 +97,28 @@ def speed(algorithm: BaseAlgorithm, seconds: float) -> dict[str, float]:
     return {"steps": steps / wall, "cpu": cpu / wall, "wall": wall}
 
 
-def cheetah(steps: int, seed: int) -> dict[str, float]:
-    """The mean return of greedy episodes after training."""
-    algorithm = ddpg("HalfCheetah-v5", starts=25_000, seed=seed)
-    algorithm.learn(steps)
-    mean, deviation = evaluate_policy(algorithm, vector("HalfCheetah-v5", 1), n_eval_episodes=20)
-    return {"return": float(mean), "deviation": float(deviation)}
+class Curve(BaseCallback):
+    """The returns of episodes as they are played."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.steps.append(self.num_timesteps)
+                self.returns.append(float(info["episode"]["r"]))
+        return True
+
+
+def cheetah(steps: int, seed: int) -> dict[str, object]:
+    """The mean return of 100 greedy episodes after training, and the curve until then."""
+    algorithm, curve = ddpg("HalfCheetah-v5", starts=25_000, seed=seed), Curve()
+    algorithm.learn(steps, callback=curve)
+    mean, _ = evaluate_policy(algorithm, vector("HalfCheetah-v5", 1), n_eval_episodes=100)
+    return {"return": float(mean), "steps": curve.steps, "returns": curve.returns}
 
 
 def main() -> None:
