@@ -57,6 +57,7 @@ def vtrace(
     ending: Tensor,
     *,
     gamma: float,
+    lambda_: float = 1.0,
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
 ) -> Credit:
@@ -65,7 +66,7 @@ def vtrace(
     With rho_t = pi(a_t|s_t) / mu(a_t|s_t), g_t the discount (0 on termination) and
     delta_t = min(rho_bar, rho_t) (r_t + g_t V_{t+1} - V_t), targets and advantages are
 
-        vs_t = V_t + delta_t + g_t min(c_bar, rho_t) (vs_{t+1} - V_{t+1})
+        vs_t = V_t + delta_t + g_t lambda min(c_bar, rho_t) (vs_{t+1} - V_{t+1})
         A_t = min(rho_bar, rho_t) (r_t + g_t vs_{t+1} - V_t)
 
     Behind the last step of a fragment, vs is the bootstrap value. Where pi equals mu and the bars
@@ -80,13 +81,14 @@ def vtrace(
         length: int [N], steps of each fragment, at least 1; they sum to S.
         ending: uint8 [N], an `Ending`.
         gamma: discount per step.
+        lambda_: 1 is the paper's; less trusts the critic more (its remark 2).
         rho_bar: truncates the weight of an error: where the value function converges to.
         c_bar: truncates how far errors travel back: how fast it does.
     """
     ratio = log_ratio.exp()
     rho = ratio.clamp(max=rho_bar)
     delta = rho * (reward + gamma * next_values(value, bootstrap, length, ending) - value)
-    trace = _within(delta, length, gamma) * ratio.clamp(max=c_bar)
+    trace = _within(delta, length, gamma * lambda_) * ratio.clamp(max=c_bar)
     target = value + linear_recurrence(delta, trace)
     following = next_values(target, bootstrap, length, ending)
     return Credit(rho * (reward + gamma * following - value), target)

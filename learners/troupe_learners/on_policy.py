@@ -1,0 +1,216 @@
+"""What algorithms that learn from their own policy's steps have in common."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from troupe.episodes import Ending
+from troupe.errors import UserError
+from troupe.policies import ACTION, Policy
+from troupe.policies.normaliser import Moments
+from troupe_learners.advantages import moments
+from troupe_learners.algorithms import Batch, Loss, Roles, Totals, extended
+from troupe_learners.losses import actor_critic, policy_gradient, value_error
+from troupe_learners.returns import last_steps, linear_recurrence
+
+DEFAULTS: Mapping[str, object] = {
+    "network": {
+        "kind": "actor_critic",
+        "hidden": 64,
+        "layers": 2,
+        "activation": "tanh",
+        "recurrent": 0,
+    },
+    "actors": {"exploration": 1.0, "exploration_start": 1.0, "exploration_decay": 0},
+}
+"""A small network of a policy and its critic; actors always draw from the policy."""
+
+_CARRIED = "return."
+
+
+@runtime_checkable
+class Stochastic(Policy, Protocol):
+    """A policy with a distribution of actions in every state, and normalisers."""
+
+    @property
+    def returns(self) -> Moments | None:
+        """Moments of running returns, if rewards are normalised."""
+        ...
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(p||q), float [S], of two `distribution`s [S, parameters]."""
+        ...
+
+    def observe(
+        self, observation: Mapping[str, Tensor], add_up: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Merge a batch's observations, if they are normalised."""
+        ...
+
+    def observe_returns(self, returns: Tensor, add_up: Callable[[Tensor], Tensor]) -> None:
+        """Merge running returns, float [S], if rewards are normalised."""
+        ...
+
+    def reward_scale(self) -> Tensor:
+        """What rewards are to be multiplied by, a scalar."""
+        ...
+
+
+def stochastic(policy: Policy, algorithm: str) -> Stochastic:
+    """The same policy, known to be stochastic.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if not isinstance(policy, Stochastic):
+        raise UserError(
+            f"network.kind: {algorithm} needs a distribution of actions and a value of states; "
+            "actor_critic has them"
+        )
+    return policy
+
+
+class Look(NamedTuple):
+    """What a policy says of S steps of N fragments."""
+
+    steps: Mapping[str, Tensor]
+    """By name, [S, ...]: `value` and what else was asked."""
+    bootstrap: Tensor
+    """float [N]: value of the state after each fragment's last step, also where it terminated."""
+
+
+def look(batch: Batch, policy: Policy, want: Collection[str]) -> Look:
+    """Evaluate a batch and the states that its fragments ended in, in one pass."""
+    steps, rows, ends = extended(batch)
+    column = batch.action[ACTION]
+    action = column.new_zeros((len(rows) + len(ends), *column.shape[1:]))
+    action[rows] = column
+    outputs = policy.evaluate(replace(steps, action=action), {"value", *want})
+    own = {name: tensor[rows] for name, tensor in outputs.items()}
+    return Look(own, outputs["value"][ends])
+
+
+def gradient_loss(
+    outputs: Mapping[str, Tensor],
+    minibatch: Batch,
+    totals: Totals,
+    *,
+    value_coefficient: float,
+    entropy_coefficient: float,
+) -> Loss:
+    """The policy gradient along the column `advantage`, and the critic's error from `target`."""
+    step, entropy = minibatch.step, outputs["entropy"]
+    policy = policy_gradient(outputs["log_prob"], step["advantage"])
+    value = value_error(outputs["value"], step["target"])
+    term = actor_critic(
+        policy,
+        value,
+        entropy,
+        value_coefficient=value_coefficient,
+        entropy_coefficient=entropy_coefficient,
+    )
+    looks = {"policy_loss": policy, "value_loss": value, "entropy": entropy}
+    return Loss(term.sum() / totals.steps, means(looks, totals.steps))
+
+
+@torch.no_grad()
+def means(looks: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
+    """By name, float [S] to a scalar: its share of the mean over `steps` steps."""
+    sums = torch.stack([*looks.values()]).sum(1) / steps
+    return dict(zip(looks, sums.unbind(), strict=True))
+
+
+class Measures:
+    """Feeds a policy's normalisers; what is left open between batches is part of a checkpoint.
+
+    Observations are merged after a batch's last epoch: it is trained on with the statistics that
+    its actors had, so that a ratio of probabilities begins at 1. Rewards are nothing that a policy
+    acts on, so they are merged before they are scaled, the first batch by its own deviation.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self._returns = RunningReturns(gamma)
+
+    def rewards(self, batch: Batch, policy: Stochastic, roles: Roles) -> Tensor:
+        """float [S]: rewards as they are to be learned from."""
+        reward = batch.step["reward"]
+        if policy.returns is None:
+            return reward
+        policy.observe_returns(self._returns(batch).to(reward.device), roles.add_up)
+        return reward * policy.reward_scale()
+
+    def after(self, batch: Batch, policy: Stochastic, roles: Roles) -> dict[str, Tensor]:
+        """Merge a batch that was trained on; scalars to look at."""
+        policy.observe(batch.observation, roles.add_up)
+        return {"explained_variance": explained_variance(batch, roles)}
+
+    def state(self) -> dict[str, float]:
+        """Returns that go on, by stream."""
+        return {f"{_CARRIED}{stream}": value for stream, value in self._returns.open.items()}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state` gave; other names are not read."""
+        self._returns.open = {
+            int(name.removeprefix(_CARRIED)): value
+            for name, value in state.items()
+            if name.startswith(_CARRIED)
+        }
+
+
+class RunningReturns:
+    """The discounted return so far of every stream of fragments, as rewards come in.
+
+    R_t = r_t + gamma R_{t-1}, from 0 at an episode's beginning: its deviation is the scale of
+    rewards (Engstrom et al., 2020, arXiv:2005.12729, section 3). Fragments of one episode follow
+    one another in a stream, within a batch and from batch to batch.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self._gamma = gamma
+        self.open: dict[int, float] = {}
+        """By stream, the return at the end of its last fragment, where its episode goes on."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """float64 [S], in host memory, of the batch that comes next."""
+        reward = batch.step["reward"].double().cpu()
+        length = batch.fragment["length"].cpu()
+        start = last_steps(length) + 1 - length
+        factor = torch.full_like(reward, self._gamma)
+        factor[start] = 0.0
+        within = linear_recurrence(reward.flip(0), factor.flip(0)).flip(0)
+        before = self._carry(batch, within[last_steps(length)].tolist())
+        time = torch.arange(len(reward)) - start.repeat_interleave(length)
+        return within + before.repeat_interleave(length) * self._gamma ** (time + 1)
+
+    def _carry(self, batch: Batch, last: list[float]) -> Tensor:
+        """float64 [N]: with what each fragment begins. Whatever is open at its end is kept."""
+        carried = []
+        lengths, endings, streams = (
+            batch.fragment[name].tolist() for name in ("length", "ending", "stream")
+        )
+        for own, length, ending, stream in zip(last, lengths, endings, streams, strict=True):
+            before = self.open.pop(stream, 0.0)
+            carried.append(before)
+            if ending == Ending.CUT:
+                self.open[stream] = own + before * self._gamma**length
+        return torch.tensor(carried, dtype=torch.float64)
+
+
+def explained_variance(batch: Batch, roles: Roles) -> Tensor:
+    """1 - Var(target - value) / Var(target) over all ranks: 1 is a perfect critic, 0 a constant one.
+
+    `value` is what the critic said before it was trained on the batch. A scalar; 0 where the targets
+    do not vary.
+    """
+    value, target = batch.step["value"], batch.step["target"]
+    error, whole = roles.add_up(torch.stack([moments(target - value), moments(target)])).unbind()
+    variance = _variance(whole)
+    return torch.where(variance > 0.0, 1.0 - _variance(error) / variance, 0.0).float()
+
+
+def _variance(totals: Tensor) -> Tensor:
+    count, total, squares = totals.unbind()
+    return squares / count - (total / count).square()
