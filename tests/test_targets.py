@@ -102,7 +102,7 @@ def test_twins_agree_on_the_lower_value() -> None:
 
 def test_smoothing_clips_noise_then_the_action() -> None:
     action = torch.tensor([[0.0, 1.9], [-0.9, 0.3]])
-    noise = torch.tensor([[0.7, 0.4], [-0.2, -9.0]])
+    noise = torch.tensor([[0.7, 0.1], [-0.2, -9.0]])
     low, high = torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 2.0])
     got = smoothed(action, noise, limit=0.5, low=low, high=high)
-    assert got.flatten().tolist() == pytest.approx([0.5, 2.0, -1.0, -0.2])
+    assert got.flatten().tolist() == pytest.approx([0.5, 2.0, -1.0, -0.7])

@@ -7,10 +7,13 @@ only until the rest of the episode comes.
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from troupe.config import config
 from troupe.episodes import Array, Columns, Ending, Episodes
 from troupe.errors import TroupeError, UserError
 from troupe.policies import Steps
@@ -24,6 +27,16 @@ _EPISODE_BITS = 40
 """The group of an environment's fragments is `environment << 40 | episode`."""
 
 Rows = NDArray[np.int64]
+
+
+@config
+class Prioritised:
+    """How much errors decide what is drawn (Schaul et al., 2016, arXiv:1511.05952)."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Exponent of the error; 0 draws uniformly."""
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Exponent of the importance weights; moves to 1 by the run's end."""
 
 
 class Memory:
@@ -169,7 +182,7 @@ class Memory:
         held = {_FINAL + name: column[-1 - after[apart]] for name, column in finals}
         after[apart] = -1 - np.arange(len(apart))
         held |= {name: column[:size].copy() for name, column in self._columns.items()}
-        held["count"] = np.array(self._count)
+        held["count"] = np.array([self._count])
         held["after"] = after
         cut = [(stream, *where) for stream, where in self._open.items()]
         held["open"] = np.array(cut, np.int64).reshape(-1, 3)
@@ -177,7 +190,7 @@ class Memory:
         held["ids"] = np.frombuffer("\n".join(id_ for id_, _ in self._blocks).encode(), np.uint8)
         if self._tree is not None:
             held["priority"] = self._tree[np.arange(size)]
-            held["largest"] = np.array(self._largest)
+            held["largest"] = np.array([self._largest])
         return held
 
     def restore(self, columns: Columns) -> None:
@@ -187,7 +200,7 @@ class Memory:
             TroupeError: it was of another capacity, or kept no priorities.
         """
         size = len(columns["after"])
-        self._count = int(columns["count"])
+        self._count = columns["count"].item()
         if size != self.steps:
             raise TroupeError(
                 f"replay: {size} steps were saved of {self._count}, and "
@@ -199,7 +212,7 @@ class Memory:
                     "replay: it was saved without priorities; draw uniformly as before"
                 )
             self._tree[np.arange(size)] = columns["priority"]
-            self._largest = float(columns["largest"])
+            self._largest = columns["largest"].item()
         self._after[:size] = columns["after"]
         for name, values in columns.items():
             if name.startswith((OBSERVATION, ACTIONS)) or name == "reward":

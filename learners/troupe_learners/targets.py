@@ -95,13 +95,14 @@ def smoothed(a_t: Tensor, noise: Tensor, *, limit: float, low: Tensor, high: Ten
     """The target policy's action with clipped noise, within bounds (TD3, as above, section 5.3).
 
     Args:
-        a_t: float [S, D], mu'(s_t).
-        noise: float [S, D], drawn by the caller, in units of the action.
+        a_t: float [S, ...], mu'(s_t).
+        noise: float [S, ...], drawn by the caller, in half-widths of the action's range.
         limit: the noise is clipped to +- this.
-        low: float [D], bounds of the action.
-        high: float [D].
+        low: float [...], bounds of the action.
+        high: float [...].
 
     Returns:
-        float [S, D].
+        float [S, ...].
     """
-    return torch.clamp(a_t + noise.clamp(-limit, limit), low, high)
+    half = (high - low) / 2.0
+    return torch.clamp(a_t + half * noise.clamp(-limit, limit), low, high)
