@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from report import Report
 from torch import Tensor
 
-from troupe.episodes import Array
+from troupe.episodes import Array, Columns
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Choices, Decisions, create_acting
 from troupe.policies.action_value import ActionValue
@@ -27,7 +27,7 @@ from troupe.policies.devices import multiplies_bf16
 from troupe_actors import games
 from troupe_actors.games import Game
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Epsilon, Player, run_loop
+from troupe_actors.selfplay import Exploration, Player, run_loop
 
 NETWORK = NetworkSettings()
 CPU = torch.device("cpu")
@@ -45,9 +45,12 @@ class Naive:
         self._layout = model.layout
 
     def act(
-        self, decisions: Decisions, random: np.random.Generator, epsilon: float = 0.0
+        self, decisions: Decisions, random: np.random.Generator, exploration: float = 0.0
     ) -> Choices:
-        return epsilon_greedy(self.values(decisions), decisions.offsets, random, epsilon)
+        return epsilon_greedy(self.values(decisions), decisions, random, exploration)
+
+    def initial(self, count: int) -> Columns:
+        return {}
 
     def values(self, decisions: Decisions) -> NDArray[np.float32]:
         rows = np.repeat(np.arange(len(decisions.offsets) - 1), np.diff(decisions.offsets))
@@ -103,7 +106,7 @@ class Loop:
             self._tables,
             players,
             np.random.default_rng(1),
-            epsilon=Epsilon(0.01),
+            exploration=Exploration(0.01),
             block_steps=800,
             author=Author("actor-0", 0, 0),
         )

@@ -189,7 +189,8 @@ def loop(seconds: float) -> Rates:
     from troupe.policies.devices import resolve_device, resolve_precision
     from troupe_actors import games
     from troupe_actors.recorder import Author
-    from troupe_actors.selfplay import Epsilon, Player, run_loop
+    from troupe_actors.selfplay import Player, run_loop
+    from troupe_actors.sources import exploration_of
     from troupe_learners import algorithms
     from troupe_learners.ring import Ring
     from troupe_learners.trainee import Hardware, Trainee
@@ -217,7 +218,7 @@ def loop(seconds: float) -> Rates:
         tables,
         list(players.values()),
         np.random.default_rng(job.seed),
-        epsilon=Epsilon(job.actors.epsilon, job.actors.epsilon_start, job.actors.epsilon_decay),
+        exploration=exploration_of(job),
         block_steps=job.actors.block_steps,
         author=Author("loop", 0, 0),
     )

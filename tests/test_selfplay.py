@@ -11,6 +11,7 @@ from gymnasium import spaces as gym
 
 import troupe_actors.recorder
 import troupe_actors.selfplay
+import troupe_actors.sources
 import troupe_actors.worker
 from troupe.codec import decode, encode
 from troupe.config import parse
@@ -23,8 +24,9 @@ from troupe.weights.errors import MissingError
 from troupe_actors import games
 from troupe_actors.games import Turn
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Epsilon, Player, run_loop
-from troupe_actors.worker import Session, make_players
+from troupe_actors.selfplay import Exploration, Player, run_loop
+from troupe_actors.sources import make_players
+from troupe_actors.worker import Session
 
 AUTHOR = Author("actor-3", 2, 1)
 BYTES = (2, 3)
@@ -75,9 +77,13 @@ class ToyTables:
 class LastMove:
     """Takes the last legal action and gives its count as the log-probability."""
 
-    def act(self, decisions, random, epsilon=0.0):
+    def act(self, decisions, random, exploration=0.0):
         counts = np.diff(decisions.offsets)
-        return Choices(counts - 1, -counts.astype(np.float32))
+        action = decisions.legal[decisions.offsets[1:] - 1]
+        return Choices(action, -counts.astype(np.float32), counts - 1)
+
+    def initial(self, count):
+        return {}
 
 
 def toy_spaces(seat):
@@ -93,7 +99,7 @@ def play(tables, players, rounds, block_steps=50, between=lambda number: None):
         tables,
         players,
         np.random.default_rng(1),
-        epsilon=Epsilon(0.1),
+        exploration=Exploration(0.1),
         block_steps=block_steps,
         author=AUTHOR,
     )
@@ -193,7 +199,12 @@ def test_each_step_bears_the_version_that_chose_it():
 
 def test_no_seat_is_named_in_the_loop():
     game = games.load("doudizhu", {})
-    for module in (troupe_actors.selfplay, troupe_actors.recorder, troupe_actors.worker):
+    for module in (
+        troupe_actors.selfplay,
+        troupe_actors.recorder,
+        troupe_actors.sources,
+        troupe_actors.worker,
+    ):
         text = Path(module.__file__).read_text().lower()
         assert not [word for word in (game.name, *game.seats, "peasant") if word in text]
 
@@ -211,8 +222,8 @@ def a_job(**changes):
             "tables": 8,
             "block_steps": 100,
             "precision": "fp32",
-            "epsilon": 0.2,
-            "epsilon_decay": 0,
+            "exploration": 0.2,
+            "exploration_decay": 0,
         },
         **changes,
     }
@@ -271,7 +282,7 @@ class FakeWeights:
         self.looks += 1
         return 4 + self.looks // 60
 
-    def fetch(self, policy):
+    def fetch(self, policy, version=None):
         if self.looks > 60 and self.misses:
             self.misses -= 1
             raise MissingError("weights: replaced")
@@ -322,7 +333,7 @@ def test_worker_counts_what_it_does_and_takes_new_weights():
     assert counted["weight_misses"] == 1
     assert counted["weight_updates"] > 6
     assert counted["version/landlord"] > 4
-    assert counted["waiting_for"] == ""
+    assert counted.get("waiting_for") == ""
     assert {block.policy for block in blocks} == set(games.load("doudizhu", {}).seats)
     assert {(block.actor, block.incarnation, block.attempt) for block in blocks} == {
         ("actor-3", 2, 1)
@@ -340,12 +351,12 @@ def test_a_worker_told_to_stop_before_there_are_weights_ends():
     stop.set()
     counted, blocks = run_session([], stop)
     assert not blocks
-    assert "first weights" in counted["waiting_for"]
+    assert "version 0 of" in counted["waiting_for"]
 
 
-def test_epsilon_falls_linearly_over_the_first_updates():
-    epsilon = Epsilon(0.1, start=0.9, decay=4)
-    assert [epsilon(version) for version in range(6)] == pytest.approx(
+def test_exploration_falls_linearly_over_the_first_updates():
+    exploration = Exploration(0.1, start=0.9, decay=4)
+    assert [exploration(version) for version in range(6)] == pytest.approx(
         [0.9, 0.7, 0.5, 0.3, 0.1, 0.1]
     )
-    assert Epsilon(0.1)(0) == 0.1
+    assert Exploration(0.1)(0) == 0.1

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from gymnasium import spaces as gym
 from numpy.typing import NDArray
 
-from troupe.episodes import Array, Episodes
+from troupe.episodes import Array, Columns, Episodes
 from troupe.policies import Acting, Decisions, Spaces
-from troupe_actors.games import Tables, Turn, rows_of
+from troupe_actors.games import Tables, Turn, cut, rows_of
 from troupe_actors.recorder import Author, Recorder
 
 
@@ -25,11 +24,14 @@ class Player:
     acting: Acting
     version: int = 0
     """Of the weights it acts with."""
+    frozen: bool = False
+    """It plays, as an opponent does, but nothing is recorded for it."""
+    explores: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Epsilon:
-    """The share of random decisions: falls linearly while a policy makes its first updates.
+class Exploration:
+    """How much a policy explores: moves linearly while it makes its first updates.
 
     An untrained network prefers some moves for no reason. Playing them, a side that always loses
     sees nothing but losses, and learns nothing from them.
@@ -38,10 +40,10 @@ class Epsilon:
     end: float
     start: float = 0.0
     decay: int = 0
-    """Updates until it has fallen to `end`."""
+    """Updates until it has come to `end`."""
 
     def __call__(self, version: int) -> float:
-        """The share at a version of the weights, which counts updates."""
+        """What `Acting.act` is told at a version of the weights, which counts updates."""
         left = max(0.0, 1.0 - version / self.decay) if self.decay else 0.0
         return self.end + (self.start - self.end) * left
 
@@ -51,8 +53,10 @@ class Round(NamedTuple):
 
     blocks: list[Episodes]
     """Those that have become full."""
-    episodes: int
-    """Games that have ended."""
+    finished: NDArray[np.int64]
+    """[K]: tables whose game ended; a caller may seat other players there now."""
+    payoff: NDArray[np.float32]
+    """[K, seats]: as in `Turn`."""
 
 
 def run_loop(
@@ -60,53 +64,119 @@ def run_loop(
     players: Sequence[Player],
     random: np.random.Generator,
     *,
-    epsilon: Callable[[int], float],
-    block_steps: int,
+    exploration: Callable[[int], float],
     author: Author,
+    block_steps: int | None,
+    seating: NDArray[np.int64] | None = None,
+    games: int | None = None,
 ) -> Iterator[Round]:
-    """Play for ever; yields after every move on all tables.
+    """Play; yields after every move on all tables. Between two yields the caller may load new weights
+    into a player and set its version.
 
-    `epsilon` says, by the version of a player's weights, which share of its decisions is random.
-    Between two yields the caller may load new weights into a player and set its version.
+    Args:
+        exploration: by the version of a player's weights, how much it explores.
+        block_steps: steps of ended games that make a block; None makes one of all, at the end.
+        seating: [T, seats]: which of `players` acts, read before every move; without it each plays
+            its own seats on all tables.
+        games: how many every table plays, which is the end; None plays for ever.
     """
     turn = tables.turn()
-    count = len(turn.seat)
-    recorders = [
-        Recorder(player.policy, player.seats, count, block_steps, author) for player in players
-    ]
-    player_of = np.empty(1 + max(seat for player in players for seat in player.seats), np.int64)
-    for number, player in enumerate(players):
-        player_of[list(player.seats)] = number
-    while True:
+    count, seats = len(turn.seat), 1 + max(seat for player in players for seat in player.seats)
+    if seating is None:
+        seating = np.tile(_own_seats(players, seats), (count, 1))
+    seated = [_Seated(player, seating.shape, block_steps, author) for player in players]
+    every = np.arange(count)
+    left = np.full(count, -1 if games is None else games)
+    while left.any():
         choice = np.zeros(count, np.int64)
-        to_move = player_of[turn.seat]
-        for number, (player, recorder) in enumerate(zip(players, recorders, strict=True)):
+        to_move = seating[every, turn.seat]
+        if games is not None:  # who has played them all makes any moves, until the others have too
+            to_move = np.where(left > 0, to_move, -1)
+        for number, one in enumerate(seated):
             waiting = np.flatnonzero(to_move == number)
-            if not waiting.size:
-                continue
-            decisions = select(turn, waiting, player.spaces)
-            choices = player.acting.act(decisions, random, epsilon(player.version))
-            choice[waiting] = choices.choice
-            recorder.record(
-                waiting, turn.seat[waiting], turn.group[waiting], decisions, choices, player.version
-            )
+            if waiting.size:
+                choice[waiting] = one.decide(turn, waiting, random, exploration)
         turn = tables.play(choice)
-        blocks = [recorder.finish(turn.finished, turn.payoff) for recorder in recorders]
-        yield Round([block for block in blocks if block is not None], len(turn.finished))
+        blocks = [one.finish(turn) for one in seated]
+        counted = left[turn.finished] != 0
+        finished = turn.finished[counted]
+        left[finished] -= 1
+        payoff = turn.payoff[counted]
+        yield Round([block for block in blocks if block is not None], finished, payoff)
+    rest = [one.recorder.block() for one in seated if one.recorder is not None]
+    yield Round(rest, np.empty(0, np.int64), np.empty((0, seats), np.float32))
+
+
+class _Seated:
+    """A player at its tables: what it remembers, and what is recorded of it."""
+
+    def __init__(
+        self, player: Player, seating: tuple[int, ...], block_steps: int | None, author: Author
+    ) -> None:
+        self._player = player
+        self._seats = seating[1]
+        self._fresh = player.acting.initial(1)
+        self._memory = {
+            name: np.repeat(row, seating[0] * seating[1], 0) for name, row in self._fresh.items()
+        }
+        """Recurrent state by table and seat."""
+        self.recorder = None
+        if not player.frozen:
+            self.recorder = Recorder(
+                player.policy,
+                player.seats,
+                player.spaces,
+                tables=seating[0],
+                block_steps=block_steps,
+                author=author,
+                initial=self._fresh,
+            )
+
+    def decide(
+        self,
+        turn: Turn,
+        waiting: NDArray[np.int64],
+        random: np.random.Generator,
+        exploration: Callable[[int], float],
+    ) -> NDArray[np.int64]:
+        """[B]: what it chooses on the tables that wait for it."""
+        player, seats = self._player, turn.seat[waiting]
+        decisions = select(turn, waiting, player.spaces)
+        if self._memory:
+            rows = waiting * self._seats + seats
+            decisions = decisions._replace(state={n: c[rows] for n, c in self._memory.items()})
+        explored = exploration(player.version) if player.explores else 0.0
+        choices = player.acting.act(decisions, random, explored)
+        for name, column in self._memory.items():
+            column[rows] = choices.state[name]
+        if self.recorder is not None:
+            groups = turn.group[waiting]
+            self.recorder.record(waiting, seats, groups, decisions, choices, player.version)
+        return choices.choice
+
+    def finish(self, turn: Turn) -> Episodes | None:
+        """Take in what came of the move; a block, if one is full."""
+        if self._memory and turn.finished.size:
+            rows = (turn.finished[:, None] * self._seats + np.arange(self._seats)).reshape(-1)
+            for name, column in self._memory.items():
+                column[rows] = self._fresh[name]
+        return None if self.recorder is None else self.recorder.finish(turn)
 
 
 def select(turn: Turn, tables: NDArray[np.int64], spaces: Spaces) -> Decisions:
     """The decisions that wait on these tables, in their order, as a policy of these spaces sees them."""
     rows, offsets = rows_of(turn.offsets, tables)
-    observation = {
-        name: _cut(turn.observation[name], space)[tables]
+    observation: Columns = {
+        name: cut(turn.observation[name], space)[tables]
         for name, space in spaces.observation.items()
     }
-    return Decisions(observation, _cut(turn.legal, spaces.action)[rows], offsets)
+    legal: Array = cut(turn.legal, spaces.action)[rows]
+    return Decisions(observation, legal, offsets)
 
 
-def _cut(rows: Array, space: gym.Space[NDArray[np.generic]]) -> Array:
-    """Rows that are as wide as the widest seat's, as wide as this space."""
-    if isinstance(space, gym.MultiBinary):
-        return rows[:, : -(-int(np.prod(space.shape)) // 8)]
-    return rows
+def _own_seats(players: Sequence[Player], seats: int) -> NDArray[np.int64]:
+    """[seats]: who plays each seat."""
+    player_of = np.zeros(seats, np.int64)
+    for number, player in enumerate(players):
+        player_of[list(player.seats)] = number
+    return player_of

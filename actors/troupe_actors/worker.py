@@ -1,28 +1,30 @@
-"""The actor: plays with the newest weights there are, and pushes what it played to the store."""
+"""The actor: plays with the newest weights there are, or in turns, and pushes what it played."""
 
 import logging
 import os
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import closing
 
+import numpy as np
 import torch
 
-from troupe import seeding
 from troupe.episodes import Episodes
-from troupe.jobs.roles import policies_of
 from troupe.jobs.setting import Connections, WorkerSetting
-from troupe.jobs.spec import Job
-from troupe.policies import create_acting
-from troupe.policies.devices import resolve_device, resolve_precision
+from troupe.store.lockstep import Place, Places
 from troupe.store.replay import Outcome
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
-from troupe_actors import games
-from troupe_actors.games import Game
+from troupe_actors import sources
 from troupe_actors.recorder import Author
-from troupe_actors.selfplay import Epsilon, Player, run_loop
+from troupe_actors.selfplay import Player
+from troupe_actors.sources import Played, Score
 
 log = logging.getLogger("troupe.actor")
 
 _WAIT_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
+_NEWEST = 100
+"""Episodes whose mean return is told."""
 
 
 class Actor:
@@ -35,7 +37,8 @@ class Actor:
         """Play until the run is told to stop, or a later attempt at it has begun.
 
         Raises:
-            TroupeError: the store or the weight server is gone for good, or weights do not fit.
+            TroupeError: the store or the weight server is gone for good, weights do not fit, or what
+                is played always fails.
         """
         with self._setting.open() as ends:
             # Absolute, as this may run again in one process; never below what we were started with.
@@ -48,62 +51,110 @@ class Session:
     """One life of an actor."""
 
     def __init__(self, setting: WorkerSetting, ends: Connections) -> None:
+        self._job = ends.job
+        self._slot = setting.slot
+        self._weights = ends.weights
         self._ends = ends
         self._stop = ends.reporter.stop
         self._metrics = ends.metrics
-        self._author = Author(setting.name, ends.incarnation, ends.attempt)
+        self._scores = Scores(ends)
+        author = Author(setting.name, ends.incarnation, ends.attempt)
         self._names = (setting.role, setting.slot, ends.attempt, ends.incarnation)
-        game = games.load(ends.job.game.name, ends.job.game.rules)
-        seed = seeding.key(ends.job.seed, *self._names, "deals")
-        self._tables = game.tables(ends.job.actors.tables, seed)
-        self._players = make_players(ends.job, game)
+        self._source = sources.create(ends.job, setting.slot, author)
 
     def run(self) -> None:
         """See `Actor.run`."""
+        with closing(self._source):
+            if self._job.schedule == "lockstep":
+                self._run_turns()
+            else:
+                self._run_freely()
+
+    # Schedule async: with the newest weights there are.
+
+    def _run_freely(self) -> None:
         if not self._wait_for_weights():
             return
-        settings = self._ends.job.actors
-        rounds = run_loop(
-            self._tables,
-            self._players,
-            seeding.stream(self._ends.job.seed, *self._names, "moves"),
-            epsilon=Epsilon(settings.epsilon, settings.epsilon_start, settings.epsilon_decay),
-            block_steps=settings.block_steps,
-            author=self._author,
-        )
-        decisions, forced = self._tables.decisions, self._tables.forced
-        for played in rounds:
-            self._metrics.add("decisions", self._tables.decisions - decisions)
-            self._metrics.add("forced", self._tables.forced - forced)
-            self._metrics.add("episodes", played.episodes)
-            decisions, forced = self._tables.decisions, self._tables.forced
+        for played in self._source.stream(*self._names):
+            self._count(played)
             if not self._push(played.blocks) or self._stop.is_set():
                 return
             self._refresh()
 
     def _wait_for_weights(self) -> bool:
         """Take the first weights of every policy; false if told to stop before they are there."""
-        for player in self._players:
-            self._metrics.set("waiting_for", f"the first weights of {player.policy}")
-            while self._ends.weights.wait(player.policy, -1, _WAIT_SECONDS) is None:
-                if self._stop.is_set():
-                    return False
+        for player in self._source.players:
+            if not self._wait(player, 0):
+                return False
             self._load(player)
-        self._metrics.set("waiting_for", "")
         return True
 
     def _refresh(self) -> None:
         """Swap in newer weights. While they cannot be had, playing goes on with those that are here."""
-        for player in self._players:
-            if self._ends.weights.latest(player.policy) not in (None, player.version):
+        for player in self._source.players:
+            if self._weights.latest(player.policy) not in (None, player.version):
                 try:
                     self._load(player)
                 except (DamagedError, MissingError, UnreachableError) as error:
                     self._metrics.add("weight_misses")
                     log.info("%s; trying again", error)
 
-    def _load(self, player: Player) -> None:
-        weights = self._ends.weights.fetch(player.policy)
+    # Schedule lockstep: turn t with exactly version t - lag.
+
+    def _run_turns(self) -> None:
+        places = Places(self._ends.store)
+        first = self._wait_for_attempt(places)
+        if first is None:
+            return
+        place = places.get(self._slot) or Place(first, b"")
+        self._source.resume(place.state)
+        turn, loaded = place.turn, -1
+        while not self._stop.is_set():
+            version = max(0, turn - self._job.lag)
+            if version != loaded and not self._load_all(version):
+                return
+            loaded = version
+            played = self._source.turn(turn)
+            self._count(played)
+            if not self._push(played.blocks):
+                return
+            turn += 1
+            # Behind the push: who dies between them plays the turn again, to the same blocks.
+            places.put(self._slot, Place(turn, self._source.state()))
+
+    def _wait_for_attempt(self, places: Places) -> int | None:
+        """The first turn of this attempt, once the learner has said it; None if told to stop."""
+        self._metrics.set("waiting_for", "the learner to begin")
+        while (turn := places.announced(self._ends.attempt)) is None:
+            if self._stop.wait(_LOOK_SECONDS):
+                return None
+        self._metrics.set("waiting_for", "")
+        return turn
+
+    def _load_all(self, version: int) -> bool:
+        """Take exactly this version of every policy; false if told to stop before it is there."""
+        for player in self._source.players:
+            if not self._wait(player, version):
+                return False
+            self._load(player, version)
+        return True
+
+    # Both.
+
+    def _wait(self, player: Player, version: int) -> bool:
+        """Wait for a version or a newer one; false if told to stop before it is there."""
+        waited = False
+        while self._weights.wait(player.policy, version - 1, _WAIT_SECONDS) is None:
+            waited = True
+            self._metrics.set("waiting_for", f"version {version} of {player.policy}")
+            if self._stop.is_set():
+                return False
+        if waited:
+            self._metrics.set("waiting_for", "")
+        return True
+
+    def _load(self, player: Player, version: int | None = None) -> None:
+        weights = self._weights.fetch(player.policy, version)
         player.acting.load(weights.tensors)
         player.version = weights.version
         self._metrics.add("weight_updates")
@@ -129,19 +180,28 @@ class Session:
                     return False
         return True
 
+    def _count(self, played: Played) -> None:
+        self._metrics.add("decisions", played.decisions)
+        self._metrics.add("forced", played.forced)
+        self._metrics.add("episodes", played.episodes)
+        self._metrics.add("env_restarts", played.restarts)
+        for score in played.scores:
+            self._scores.add(score)
 
-def make_players(job: Job, game: Game) -> list[Player]:
-    """Every policy of the job, with the seats that it plays; weights are still to be loaded."""
-    device = resolve_device(job.actors.device, prefer_gpu=False)
-    precision = resolve_precision(job.actors.precision, device)
-    return [
-        Player(
-            policy=policy,
-            seats=tuple(
-                i for i, seat in enumerate(game.seats) if job.policies.get(seat, seat) == policy
-            ),
-            spaces=spaces,
-            acting=create_acting(spaces, job.network, device, precision),
+
+class Scores:
+    """Mean return and length of each policy's newest episodes, as gauges."""
+
+    def __init__(self, ends: Connections) -> None:
+        self._metrics = ends.metrics
+        self._newest: defaultdict[str, deque[tuple[float, int]]] = defaultdict(
+            lambda: deque(maxlen=_NEWEST)
         )
-        for policy, spaces in policies_of(job).items()
-    ]
+
+    def add(self, score: Score) -> None:
+        """Take in episodes that ended."""
+        newest = self._newest[score.policy]
+        newest.extend(zip(score.returns.tolist(), score.lengths.tolist(), strict=True))
+        returned, length = np.mean(list(newest), axis=0).tolist()
+        self._metrics.set(f"return/{score.policy}", returned)
+        self._metrics.set(f"length/{score.policy}", length)

@@ -54,27 +54,36 @@ class Actions:
                     "MultiBinary or a Box of floats"
                 )
         self._dtype = theirs.dtype
-        self._given = (count, *(theirs.shape or ()))
-        self._shape = (count, *(self.space.shape or ()))
+        self._given = theirs.shape or ()
+        self._row = self.space.shape or ()
 
     def batch(self, actions: Array) -> Array:
         """[E, ...] as the environments are given them: clipped, in their own shape and dtype.
 
         Raises:
+            ValueError, WrongActionError: as `convert`; or they are not E.
+        """
+        if len(actions) != self._count:
+            raise self._unlike(actions)
+        return self.convert(actions)
+
+    def convert(self, actions: Array) -> Array:
+        """The same for any number of actions.
+
+        Raises:
             ValueError: `actions` has another shape or kind of number than `space`.
             WrongActionError: one of them is out of bounds, or not finite.
         """
-        if actions.shape != self._shape or (self._whole and actions.dtype.kind not in "iub"):
-            raise ValueError(
-                f"actions are {actions.dtype} {actions.shape}, not {self.space} for each of "
-                f"{self._count} environments"
-            )
+        if actions.shape[1:] != self._row or (self._whole and actions.dtype.kind not in "iub"):
+            raise self._unlike(actions)
+        if not len(actions):
+            return actions
         if self._discrete and self._inside(actions):
             return (actions + self._start).astype(self._dtype, copy=False)
         if self._whole:
             self._refuse((actions < self._least) | (actions > self._most), actions, "out of bounds")
             whole: Array = (actions + self._start).astype(self._dtype, copy=False)
-            return whole.reshape(self._given)
+            return whole.reshape(-1, *self._given)
         flat = actions.reshape(-1)
         if not math.isfinite(flat.dot(flat)):
             self._refuse(~np.isfinite(actions), actions, "not finite")
@@ -82,12 +91,18 @@ class Actions:
         given: Array = np.minimum(
             np.maximum(actions.astype(self._dtype, copy=False), self._least), self._most
         )
-        return given.reshape(self._given)
+        return given.reshape(-1, *self._given)
 
     def _inside(self, actions: Array) -> bool:
         """Whether all of a Discrete space are in bounds: few numbers are compared faster so."""
         numbers: list[int] = actions.tolist()
         return min(numbers) >= 0 and max(numbers) <= self._end
+
+    def _unlike(self, actions: Array) -> ValueError:
+        return ValueError(
+            f"actions are {actions.dtype} {actions.shape}, not {self.space} for each of "
+            f"{self._count} environments"
+        )
 
     def _refuse(self, wrong: NDArray[np.bool_], actions: Array, what: str) -> None:
         if wrong.any():

@@ -6,15 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from troupe.errors import TroupeError
+from troupe.errors import FatalError
 
 _LONGEST_MESSAGE = 300
 _NUMBER = (float, int, np.floating, np.integer)
 _FLAG = (bool, np.bool_)
 
 
-class EnvironmentFaultError(TroupeError):
+class EnvironmentFaultError(FatalError):
     """An environment always fails, or broke its own spaces: names environment, slot and step."""
+
+
+class RepeatError(FatalError):
+    """The same seed and actions led to something else than before: names environment and slot."""
+
+    @classmethod
+    def at(cls, name: str, slot: int, what: str) -> "RepeatError":
+        """The error that says `what` was different."""
+        return cls(
+            f"environment {name!r}, slot {slot}: does not repeat itself: {what}; in lockstep its "
+            "seed and the actions have to determine it: mend that, or use schedule: async"
+        )
 
 
 class MismatchError(Exception):

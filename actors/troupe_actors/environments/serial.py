@@ -17,14 +17,16 @@ from troupe_actors.environments.faults import (
     Failures,
     MismatchError,
     Patience,
+    RepeatError,
     WrongActionError,
     check_signals,
+    told,
     wrong_step,
 )
 from troupe_actors.environments.making import make
 from troupe_actors.environments.observations import Layout
 from troupe_actors.environments.slot import Slot
-from troupe_actors.environments.transition import Seeds, Transition
+from troupe_actors.environments.transition import Past, Seeds, Transition
 
 _MOST_REWARD = float(np.finfo(np.float32).max)
 _NUMBERS = frozenset([float, np.float64, np.float32])  # nearly all; others are looked at
@@ -88,6 +90,16 @@ class Environments:
         for row, slot in enumerate(self._slots):
             slot.episode = episodes[row] if episodes is not None else 0
             self._start(row, observation)
+        return observation
+
+    def resume(self, seeds: Seeds, pasts: Sequence[Past]) -> Columns:
+        observation = self.reset(seeds, [past.episode for past in pasts])
+        for row, past in enumerate(pasts):
+            if self._slots[row].episode != past.episode:
+                raise RepeatError.at(
+                    self.name, row, f"episode {past.episode} cannot be begun again"
+                )
+            self._repeat(row, past.actions, observation)
         return observation
 
     def step(self, actions: Array) -> Transition:
@@ -160,6 +172,25 @@ class Environments:
                 terminated[row] = over
                 truncated[row] = not over
         return _Signals(reward, terminated, truncated, ended, failed)
+
+    def _repeat(self, row: int, actions: Array, observation: Mapping[str, Array]) -> None:
+        """Take these steps, [n, ...], in one environment, and write what is seen after them."""
+        env, last = self._slots[row].env, len(actions)
+        for number, action in enumerate(self._actions.convert(actions), start=1):
+            try:
+                seen, gain, over, stopped, _ = env.step(action)
+            except Exception as error:
+                raise RepeatError.at(
+                    self.name, row, f"it raised {told(error)} in step {number}"
+                ) from error
+            if over or stopped:
+                raise RepeatError.at(
+                    self.name, row, f"its episode ended in step {number} of {last}"
+                )
+            self._return[row] += float(gain)
+            if number == last:
+                self._layout.put(observation, row, seen)
+        self._began[row] -= last
 
     def _restart(
         self, failed: Sequence[tuple[int, Exception]], observation: Mapping[str, Array]

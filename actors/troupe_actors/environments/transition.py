@@ -58,6 +58,15 @@ class Transition(NamedTuple):
     """[K]: steps of those episodes."""
 
 
+class Past(NamedTuple):
+    """An episode of one environment up to some step."""
+
+    episode: int
+    """Its number, as keyed by `Seeds`."""
+    actions: Array
+    """[n, ...]: those of its n steps, as they were passed to `Driver.step`."""
+
+
 class Driver(Protocol):
     """E environments of one kind, stepped together."""
 
@@ -82,6 +91,16 @@ class Driver(Protocol):
 
         Raises:
             EnvironmentFaultError: an environment always fails, or breaks its own spaces.
+        """
+        ...
+
+    def resume(self, seeds: Seeds, pasts: Sequence[Past]) -> Columns:
+        """Begin an episode in every environment and repeat its past; by name, [E, ...], what is seen.
+
+        Raises:
+            UserError: their episodes cannot each be begun from a seed.
+            RepeatError: an episode ended or failed where it did not before.
+            EnvironmentFaultError: as `reset`.
         """
         ...
 

@@ -24,7 +24,7 @@ from troupe_actors.environments.faults import (
 )
 from troupe_actors.environments.observations import first_not_finite
 from troupe_actors.environments.serial import describe
-from troupe_actors.environments.transition import Seeds, Transition
+from troupe_actors.environments.transition import Past, Seeds, Transition
 
 Vector: TypeAlias = VectorEnv[Any, Any, Any]
 
@@ -84,6 +84,12 @@ class Vectorised:
         self._seeds = seeds
         self._episodes[:] = episodes if episodes is not None else 0
         return self._start_all()
+
+    def resume(self, seeds: Seeds, pasts: Sequence[Past]) -> Columns:
+        raise UserError(
+            f"environment {self.name!r}: it is vectorised, so its episodes cannot be begun one by "
+            "one, as schedule: lockstep needs; make single environments, or use schedule: async"
+        )
 
     def step(self, actions: Array) -> Transition:
         if self._seeds is None:

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from gymnasium import spaces as gym
 from numpy.typing import NDArray
 
 from troupe.config import parse
@@ -100,6 +101,13 @@ def rows_of(
     own = np.zeros(len(tables) + 1, np.int64)
     np.cumsum(counts, out=own[1:])
     return np.arange(own[-1]) + np.repeat(starts - own[:-1], counts), own
+
+
+def cut(rows: Array, space: gym.Space[NDArray[np.generic]]) -> Array:
+    """Rows that are as wide as the widest seat's, as wide as this space."""
+    if isinstance(space, gym.MultiBinary):
+        return rows[:, : -(-int(np.prod(space.shape)) // 8)]
+    return rows
 
 
 def load(name: str, rules: Mapping[str, object]) -> Game:

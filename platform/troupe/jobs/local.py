@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 from troupe.config import dump
-from troupe.errors import TroupeError, UserError
+from troupe.errors import FatalError, TroupeError, UserError
 from troupe.jobs import guardian as guard
 from troupe.jobs import setting
 from troupe.jobs.cluster import LocalCluster, RayWorker, environment
@@ -172,6 +172,7 @@ class Crew:
 
         Raises:
             UserError: a worker says that the job cannot be run.
+            FatalError: a worker met what it would only meet again.
             RunError: Ray or the store is gone, or a worker fails again and again.
         """
         for part, alive in self._foundations.items():
@@ -183,7 +184,7 @@ class Crew:
             outcome = post.worker.outcome()
             if outcome is True:
                 post.done = True
-            elif isinstance(outcome, UserError):
+            elif isinstance(outcome, UserError | FatalError):
                 raise outcome
             elif isinstance(outcome, BaseException):
                 self._failed(post, outcome)

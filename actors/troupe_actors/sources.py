@@ -1,0 +1,247 @@
+"""What an actor plays: a game on many tables, or environments side by side; for ever, or in turns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from troupe import seeding
+from troupe.episodes import Array, Episodes
+from troupe.errors import UserError
+from troupe.jobs.roles import AGENT
+from troupe.jobs.spec import Job
+from troupe.policies import Acting, Spaces, create_acting
+from troupe.policies.devices import resolve_device, resolve_precision
+from troupe_actors import environments, games
+from troupe_actors.environments import Seeds
+from troupe_actors.recorder import Author
+from troupe_actors.rollout import EnvironmentLoop, Rollout
+from troupe_actors.selfplay import Exploration, Player, Round, run_loop
+from troupe_actors.tape import Tape
+
+ROLE = "actor"
+
+
+class Score(NamedTuple):
+    """Episodes of one policy that ended."""
+
+    policy: str
+    returns: Array
+    """[K]: sums of their rewards, undiscounted."""
+    lengths: Array
+    """[K]: their steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of playing for a while."""
+
+    blocks: Sequence[Episodes]
+    decisions: int
+    """Actions, those that nobody had to choose included."""
+    forced: int = 0
+    episodes: int = 0
+    """Those that ended."""
+    scores: Sequence[Score] = field(default_factory=tuple)
+    restarts: int = 0
+    """How often an environment failed and was made anew."""
+
+
+class Source(Protocol):
+    """Where an actor's experience comes from. Weights are loaded into its players between two looks."""
+
+    @property
+    def players(self) -> Sequence[Player]:
+        """Who plays."""
+        ...
+
+    def stream(self, *names: int | str) -> Iterator[Played]:
+        """Play for ever, from random streams of these names."""
+        ...
+
+    def resume(self, state: bytes) -> None:
+        """Take up turns where `state` says; the empty one is the beginning."""
+        ...
+
+    def turn(self, number: int) -> Played:
+        """Play one turn: one block of every policy, without gaps from `resume` on."""
+        ...
+
+    def state(self) -> bytes:
+        """What `resume` needs to go on behind the newest turn."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it plays."""
+        ...
+
+
+def create(job: Job, slot: int, author: Author) -> Source:
+    """What the actor in this slot of a job plays.
+
+    Raises:
+        UserError: it is not to be had, or its policies do not fit it.
+        EnvironmentFaultError: an environment cannot be made, again and again.
+    """
+    if job.environment is not None:
+        return EnvironmentSource(job, slot, author)
+    return GameSource(job, slot, author)
+
+
+class EnvironmentSource:
+    """The environments of a job."""
+
+    def __init__(self, job: Job, slot: int, author: Author) -> None:
+        """See `create`."""
+        assert job.environment is not None
+        settings = job.actors
+        named = job.environment
+        self._job, self._slot = job, slot
+        self._driver = environments.create(named.name, named.options, settings.environments)
+        spaces = self._driver.spaces
+        acting = make_acting(job, spaces)
+        player = Player(job.policies.get(AGENT, AGENT), (0,), spaces, acting)
+        self.players = [player]
+        self._loop = EnvironmentLoop(self._driver, player, settings.rollout, author)
+        self._exploration = exploration_of(job)
+        self._tape: Tape | None = None
+        self._restarts = 0
+
+    def stream(self, *names: int | str) -> Iterator[Played]:
+        seed = seeding.key(self._job.seed, *names, "episodes")
+        random = seeding.stream(self._job.seed, *names, "actions")
+        self._loop.begin(Seeds(seed, ROLE, self._slot))
+        while True:
+            yield self._play(random)
+
+    def resume(self, state: bytes) -> None:
+        seeds = Seeds(self._job.seed, ROLE, self._slot)
+        if not state:
+            self._loop.begin(seeds)
+        self._tape = Tape(self._driver)
+        if state:
+            self._loop.standing = self._tape.read(state, seeds)
+
+    def turn(self, number: int) -> Played:
+        assert self._tape is not None
+        played = self._play(seeding.stream(self._job.seed, ROLE, self._slot, "turn", number))
+        (block,) = played.blocks
+        self._tape.add(block)
+        return replace(played, blocks=[replace(block, turn=number, resume=self.state())])
+
+    def state(self) -> bytes:
+        assert self._tape is not None
+        return self._tape.write(self._loop.standing)
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def _play(self, random: np.random.Generator) -> Played:
+        (player,) = self.players
+        rollout = self._loop.play(random, self._exploration(player.version))
+        restarts, self._restarts = self._driver.restarts - self._restarts, self._driver.restarts
+        return _played(rollout, player.policy, restarts)
+
+
+class GameSource:
+    """The tables of a job's game."""
+
+    def __init__(self, job: Job, slot: int, author: Author) -> None:
+        """See `create`."""
+        assert job.game is not None
+        self._job, self._slot, self._author = job, slot, author
+        self._game = games.load(job.game.name, job.game.rules)
+        self.players = make_players(job, self._game)
+
+    def stream(self, *names: int | str) -> Iterator[Played]:
+        seed = self._job.seed
+        deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
+        tables = self._game.tables(self._job.actors.tables, deals)
+        decisions, forced = 0, 0
+        for played in self._rounds(tables, moves, block_steps=self._job.actors.block_steps):
+            made, forced_made = tables.decisions - decisions, tables.forced - forced
+            decisions, forced = tables.decisions, tables.forced
+            yield _summed([played], made, forced_made)
+
+    def resume(self, state: bytes) -> None:
+        if state:
+            raise UserError("schedule: nothing of a game crosses turns, but there is something")
+
+    def turn(self, number: int) -> Played:
+        seed, names = self._job.seed, (ROLE, self._slot, "turn", number)
+        deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
+        tables = self._game.tables(self._job.actors.tables, deals)
+        rounds = list(self._rounds(tables, moves, games_each=self._job.actors.games))
+        played = _summed(rounds, tables.decisions, tables.forced)
+        return replace(played, blocks=[replace(block, turn=number) for block in played.blocks])
+
+    def state(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
+    def _rounds(
+        self,
+        tables: games.Tables,
+        random: np.random.Generator,
+        block_steps: int | None = None,
+        games_each: int | None = None,
+    ) -> Iterator[Round]:
+        return run_loop(
+            tables,
+            self.players,
+            random,
+            exploration=exploration_of(self._job),
+            author=self._author,
+            block_steps=block_steps,
+            games=games_each,
+        )
+
+
+def make_players(job: Job, game: games.Game) -> list[Player]:
+    """Every policy of the job, with the seats that it plays; weights are still to be loaded."""
+    seats: dict[str, list[int]] = {}
+    for index, seat in enumerate(game.seats):
+        seats.setdefault(job.policies.get(seat, seat), []).append(index)
+    return [
+        Player(policy, tuple(own), spaces := game.spaces(own[0]), make_acting(job, spaces))
+        for policy, own in seats.items()
+    ]
+
+
+def make_acting(job: Job, spaces: Spaces) -> Acting:
+    """A policy of the job to act with, in its actors' precision."""
+    device = resolve_device(job.actors.device, prefer_gpu=False)
+    precision = job.actors.precision
+    if precision == "auto" and job.network.kind != "action_value":
+        precision = "fp32"  # what is gained at their sizes is less than what rounding costs
+    return create_acting(spaces, job.network, device, resolve_precision(precision, device))
+
+
+def exploration_of(job: Job) -> Exploration:
+    """How much the job's actors explore at each version of a policy."""
+    settings = job.actors
+    return Exploration(settings.exploration, settings.exploration_start, settings.exploration_decay)
+
+
+def _played(rollout: Rollout, policy: str, restarts: int) -> Played:
+    block = rollout.block
+    scores = [Score(policy, rollout.returns, rollout.lengths)] if len(rollout.returns) else []
+    return Played(
+        [block], block.steps, episodes=len(rollout.returns), scores=scores, restarts=restarts
+    )
+
+
+def _summed(rounds: Sequence[Round], decisions: int, forced: int) -> Played:
+    blocks = [block for played in rounds for block in played.blocks]
+    episodes = sum(len(played.finished) for played in rounds)
+    scores = [_score(block) for block in blocks if block.fragments]
+    return Played(blocks, decisions, forced, episodes, scores)
+
+
+def _score(block: Episodes) -> Score:
+    """Of fragments that are whole games."""
+    starts = np.cumsum(block.length) - block.length
+    return Score(block.policy, np.add.reduceat(block.reward, starts), block.length)
