@@ -87,7 +87,7 @@ class Algorithm:
         policy = on_policy.stochastic(roles.policy, "actor_critic")
         reward = self._measures.rewards(batch, policy, roles)
         want = {"log_prob"} if self._settings.correction == "vtrace" else set()
-        seen, bootstrap = on_policy.look(batch, policy, want)
+        seen, bootstrap = on_policy.look(batch, policy, want, self.plan.micro_batch)
         credit = self._credited(batch, reward, seen, bootstrap)
         advantage = credit.advantage
         if self._settings.normalise:

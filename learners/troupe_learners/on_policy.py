@@ -1,7 +1,6 @@
 """What algorithms that learn from their own policy's steps have in common."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -11,6 +10,7 @@ from troupe.episodes import Ending
 from troupe.errors import UserError
 from troupe.policies import ACTION, Policy
 from troupe.policies.normaliser import Moments
+from troupe_learners import batches
 from troupe_learners.advantages import moments
 from troupe_learners.algorithms import Batch, Loss, Roles, Totals, extended
 from troupe_learners.losses import actor_critic, policy_gradient, value_error
@@ -82,15 +82,37 @@ class Look(NamedTuple):
     """float [N]: value of the state after each fragment's last step, also where it terminated."""
 
 
-def look(batch: Batch, policy: Policy, want: Collection[str]) -> Look:
-    """Evaluate a batch and the states that its fragments ended in, in one pass."""
+def look(batch: Batch, policy: Policy, want: Collection[str], limit: int | None) -> Look:
+    """Evaluate a batch and the states that its fragments ended in, as `evaluated` does."""
     steps, rows, ends = extended(batch)
     column = batch.action[ACTION]
     action = column.new_zeros((len(rows) + len(ends), *column.shape[1:]))
     action[rows] = column
-    outputs = policy.evaluate(replace(steps, action=action), {"value", *want})
+    assert steps.length is not None
+    longer = Batch(
+        observation=steps.observation,
+        action={ACTION: action},
+        step={"row": torch.arange(len(action), device=action.device)},
+        fragment={"length": steps.length},
+        initial=steps.initial,
+    )
+    outputs = evaluated(longer, policy, {"value", *want}, limit)
     own = {name: tensor[rows] for name, tensor in outputs.items()}
     return Look(own, outputs["value"][ends])
+
+
+def evaluated(
+    batch: Batch, policy: Policy, want: Collection[str], limit: int | None
+) -> dict[str, Tensor]:
+    """What a policy says of a batch, by name [S, ...], at most `limit` steps at once.
+
+    Where the policy is recurrent, a fragment is never divided.
+    """
+    parts = [
+        policy.evaluate(part.evaluated(), want)
+        for part in batches.split(batch, limit, whole=bool(batch.initial))
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def gradient_loss(

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from gymnasium import spaces as gym
 from pydantic import Field
 from torch import Tensor
 
 from troupe.config import config
 from troupe.episodes import Columns, Episodes
-from troupe.policies import Spaces
+from troupe.errors import UserError
+from troupe.policies import Policy, Spaces
 from troupe_learners import on_policy
 from troupe_learners.advantages import gae, moments, normalise
 from troupe_learners.algorithms import Batch, Group, Loss, Plan, Roles, Totals
@@ -135,9 +137,8 @@ class Algorithm:
         self._penalised = settings.objective == "penalty"
         self._beta = settings.penalty.coefficient
         several = settings.epochs * settings.minibatches > 1
-        self._remeasured = (
-            several if settings.old_log_prob == "auto" else (settings.old_log_prob == "learner")
-        )
+        by_learner = {"auto": several, "learner": True, "actor": False}
+        self._remeasured = by_learner[settings.old_log_prob]
         self._now: _Now | None = None
         self.plan = _plan(settings)
 
@@ -151,7 +152,7 @@ class Algorithm:
         policy = on_policy.stochastic(roles.policy, "ppo")
         self._now = _now(s, roles.progress, policy.kl)
         reward = self._measures.rewards(batch, policy, roles)
-        seen, bootstrap = on_policy.look(batch, policy, self._wanted())
+        seen, bootstrap = on_policy.look(batch, policy, self._wanted(), s.micro_batch)
         credit = gae(
             reward,
             seen["value"],
@@ -168,8 +169,7 @@ class Algorithm:
             columns["advantage"] = normalise(credit.advantage, totals)
         columns |= self._anchors(batch, seen)
         if self.plan.tau is not None:
-            past = roles.target.evaluate(batch.evaluated(), {"distribution"})
-            columns["magnet"] = past["distribution"]
+            columns["magnet"] = self._distribution(batch, roles.target)
         return batch.with_steps(columns)
 
     def loss(
@@ -226,8 +226,11 @@ class Algorithm:
         if not self._penalised or penalty.target is None:
             return {}
         assert now is not None
-        new = policy.evaluate(batch.evaluated(), {"distribution"})["distribution"]
-        kl = self._divergence(new, batch.step["old"], now).double().sum()
+        kl = (
+            self._divergence(self._distribution(batch, policy), batch.step["old"], now)
+            .double()
+            .sum()
+        )
         total, steps = roles.add_up(torch.stack([kl, torch.full_like(kl, batch.steps)])).tolist()
         self._beta = adapted_beta(
             self._beta, total / steps, target=penalty.target, most=penalty.most
@@ -249,6 +252,10 @@ class Algorithm:
             columns["old"] = seen["distribution"]
         return columns
 
+    def _distribution(self, batch: Batch, policy: Policy) -> Tensor:
+        want = {"distribution"}
+        return on_policy.evaluated(batch, policy, want, self.plan.micro_batch)["distribution"]
+
     def _divergence(self, new: Tensor, old: Tensor, now: _Now) -> Tensor:
         """float [S]: the penalty, in the direction that the settings say."""
         return now.kl(new, old) if self._settings.penalty.reverse else now.kl(old, new)
@@ -261,7 +268,17 @@ class Algorithm:
 
 
 def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:
-    """A small network of a policy and its critic; actors draw from the policy."""
+    """A small network of a policy and its critic; actors draw from the policy.
+
+    Raises:
+        UserError: the magnet is uniform over actions that are numbers.
+    """
+    magnet = settings.magnet
+    if magnet is not None and magnet.kind == "uniform" and isinstance(spaces.action, gym.Box):
+        raise UserError(
+            f"algorithm.magnet.kind: 'uniform', but nothing is uniform over {spaces.action}; "
+            "take 'moving', or algorithm.entropy"
+        )
     return on_policy.DEFAULTS
 
 

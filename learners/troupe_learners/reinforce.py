@@ -79,7 +79,7 @@ class Algorithm:
         """Returns, less the baseline."""
         policy = on_policy.stochastic(roles.policy, "reinforce")
         reward = self._measures.rewards(batch, policy, roles)
-        seen, bootstrap = on_policy.look(batch, policy, set())
+        seen, bootstrap = on_policy.look(batch, policy, set(), self.plan.micro_batch)
         advantage, returns = gae(
             reward,
             seen["value"],
