@@ -25,7 +25,7 @@ def sample(step: int = 6400) -> Checkpoint:
         step=step,
         updates={"landlord": step // 3200, "up": 1},
         weights={"landlord": weights, "up": weights},
-        optimizers={"landlord": {"step": np.array(2.0, "f4"), "exp_avg": np.zeros(15, "f4")}},
+        states={"landlord": {"step": np.array(2.0, "f4"), "exp_avg": np.zeros(15, "f4")}},
         counters={"training_seconds": 12.5},
         positions={"0": Position(generation="g", after="17-0", rows={"18-0": 300})},
         random={"landlord": dict(np.random.default_rng(1).bit_generator.state)},
@@ -33,14 +33,14 @@ def sample(step: int = 6400) -> Checkpoint:
 
 
 def same(left: Checkpoint, right: Checkpoint) -> bool:
-    for one, other in ((left.weights, right.weights), (left.optimizers, right.optimizers)):
+    for one, other in ((left.weights, right.weights), (left.states, right.states)):
         assert one.keys() == other.keys()
         for policy in one:
             assert one[policy].keys() == other[policy].keys()
             for name in one[policy]:
                 np.testing.assert_array_equal(one[policy][name], other[policy][name])
                 assert one[policy][name].dtype == other[policy][name].dtype
-    plain = [replace(state, weights={}, optimizers={}) for state in (left, right)]
+    plain = [replace(state, weights={}, states={}) for state in (left, right)]
     return plain[0] == plain[1]
 
 
@@ -95,7 +95,7 @@ def test_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
     assert checkpoint.available(tmp_path) == []
 
 
-@pytest.mark.parametrize("file", ["landlord.weights.safetensors", "landlord.optimizer.safetensors"])
+@pytest.mark.parametrize("file", ["landlord.weights.safetensors", "landlord.state.safetensors"])
 def test_one_wrong_byte_is_found(tmp_path: Path, file: str) -> None:
     path = checkpoint.save(tmp_path, sample())
     data = bytearray((path / file).read_bytes())
@@ -123,8 +123,8 @@ def test_missing_and_cut_files_are_found(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ("[]", "format None"),
-        ('{"format": 99}', "format 99, this version reads format 1"),
-        ('{"format": 1, "run": 3}', "run: input should be a valid string"),
+        ('{"format": 99}', "format 99, this version reads format 2"),
+        ('{"format": 2, "run": 3}', "run: input should be a valid string"),
     ],
 )
 def test_foreign_manifests_are_refused(tmp_path: Path, text: str, says: str) -> None:

@@ -81,7 +81,7 @@ class Stage:
             "name": "toy",
             "game": {"name": "toy"},
             "algorithm": {"name": "deep_monte_carlo", "batch": BATCH, "optimizer": {"name": "adam", "lr": 0.01}},
-            "network": {"hidden": 16, "layers": 2},
+            "network": {"hidden": 16, "layers": 2, "recurrent": 0},
             "learner": {"precision": "fp32", "device": "cpu"},
             "store": {"capacity": 2000, "memory_mb": 64},
             "stop": {"updates": self.stop_updates},
@@ -191,7 +191,7 @@ def test_a_resumed_learner_ends_bit_by_bit_where_an_unbroken_one_does(stage: Sta
     stage.run(updates=12)
     assert stage.state().updates == unbroken.state().updates == {"even": 6, "odd": 6}
     same(unbroken.state().weights, stage.state().weights)
-    same(unbroken.state().optimizers, stage.state().optimizers)
+    same(unbroken.state().states, stage.state().states)
     assert stage.state().random == unbroken.state().random
     assert stage.replay.state().backlog == unbroken.replay.state().backlog == 800 - 12 * BATCH
 
@@ -301,7 +301,10 @@ def test_a_store_that_loses_its_memory_under_a_learner_is_filled_anew(stage: Sta
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"network": {"hidden": 8, "layers": 2}}, r"even: weights: .* was the job changed"),
+        (
+            {"network": {"hidden": 8, "layers": 2, "recurrent": 0}},
+            r"even: weights: .* was the job changed",
+        ),
         ({"game": {"name": "other"}}, r"a checkpoint of deep_monte_carlo on toy for even, odd"),
     ],
 )

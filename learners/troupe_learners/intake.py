@@ -1,8 +1,9 @@
-"""From the store into the ring: a thread that takes blocks as they come."""
+"""From the store into the learner's feed: a thread that takes blocks as they come."""
 
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from troupe.checkpoint import Position
@@ -10,8 +11,8 @@ from troupe.errors import TroupeError
 from troupe.metrics import Metrics
 from troupe.store import StoreEmptiedError
 from troupe.store.replay import ReplayLog, Taken
-from troupe_learners.algorithms import Algorithm, rows_of
-from troupe_learners.ring import Ring
+from troupe_learners.algorithms import Algorithm
+from troupe_learners.feed import Feed
 
 log = logging.getLogger("troupe.learner")
 
@@ -21,26 +22,27 @@ _LOOK_SECONDS = 0.5
 
 
 class Intake:
-    """Tails the log from the ring's position on. What may wait is bounded by the log's own limits."""
+    """Tails the log from the feed's position on. What may wait is bounded by the log's own limits.
+
+    Args:
+        replay: the log.
+        feed: where blocks go.
+        learners: by policy, the algorithm that learns from its blocks.
+        metrics: told how the log stands.
+    """
 
     def __init__(
-        self,
-        replay: ReplayLog,
-        ring: Ring,
-        algorithm: Algorithm,
-        policies: frozenset[str],
-        metrics: Metrics,
+        self, replay: ReplayLog, feed: Feed, learners: Mapping[str, Algorithm], metrics: Metrics
     ) -> None:
         self.checkpoint_wanted = threading.Event()
         """Set while the store runs short of room for what is not acknowledged."""
         self.emptied = threading.Event()
         """Set when the store came back without its memory, until `resume`."""
         self._replay = replay
-        self._ring = ring
-        self._algorithm = algorithm
-        self._policies = policies
+        self._feed = feed
+        self._learners = learners
         self._metrics = metrics
-        self._after = ring.position.after
+        self._after = feed.position().after
         self._closing = threading.Event()
         self._error: BaseException | None = None
         self._looked = 0.0
@@ -66,7 +68,7 @@ class Intake:
 
     def resume(self, position: Position) -> None:
         """Go on after the store was emptied, in its new memory."""
-        self._ring.restart(position)
+        self._feed.restart(position)
         self._after = position.after
         self.emptied.clear()
 
@@ -80,7 +82,7 @@ class Intake:
                 self._look()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`
             self._error = error
-            self._ring.wake()
+            self._feed.wake()
 
     def _take(self) -> None:
         try:
@@ -95,13 +97,13 @@ class Intake:
 
     def _accept(self, taken: Taken) -> None:
         block = taken.block
-        if block.policy not in self._policies:
+        algorithm = self._learners.get(block.policy)
+        if algorithm is None:
             raise TroupeError(
                 f"store: a block of {block.actor} is for policy {block.policy!r}, which this run "
-                f"does not train; it trains {', '.join(sorted(self._policies))}"
+                f"does not train; it trains {', '.join(sorted(self._learners))}"
             )
-        columns = rows_of(block, self._algorithm.credit(block))
-        consumed = self._ring.put(taken.id, block.policy, block.oldest, columns)
+        consumed = self._feed.put(taken, algorithm.credit(block))
         if consumed:
             self._replay.sampled(consumed)
 

@@ -1,6 +1,6 @@
 """Optimizers over one flat buffer: a step, a norm or a copy is one operation, however many parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -51,67 +51,50 @@ _OPTIONS = {
 
 
 class FlatOptimizer:
-    """Steps every parameter of a module at once.
+    """Steps parameters that lie side by side, with their gradients in one flat buffer too.
 
-    The module's parameters and their gradients become views of two flat buffers, so gradients
-    must be cleared with `zero_grad` here, and the module must not be moved afterwards.
+    Gradients must be cleared with `zero_grad` here.
+
+    Args:
+        parameters: views of `values`, in order and without gaps.
+        values: float32 [P]: all of them, see `FlatModule`.
+        settings: of the optimizer.
     """
 
-    def __init__(self, module: nn.Module, settings: OptimizerSettings) -> None:
-        self._module = module
-        self._flat = _flatten(list(module.parameters()))
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], values: Tensor, settings: OptimizerSettings
+    ) -> None:
+        self._flat = nn.Parameter(values)
+        self.grad = torch.zeros_like(values)
+        """float32 [P]: every gradient."""
+        self._flat.grad = self.grad
+        start = 0
+        for parameter in parameters:
+            end = start + parameter.numel()
+            parameter.grad = self.grad[start:end].view_as(parameter)
+            start = end
         self.torch_optimizer = _create(self._flat, settings)
+        self._lr = settings.lr
         self._needed = _state_names(settings)
-
-    @property
-    def grad(self) -> Tensor:
-        """Every gradient, flat [P]."""
-        assert self._flat.grad is not None
-        return self._flat.grad
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
         self.grad.zero_()
 
-    def clip_grad_norm(self, limit: float) -> Tensor:
+    def anneal(self, progress: float) -> None:
+        """Set the learning rate to its value after a share of the run, linearly from full to 0."""
+        for group in self.torch_optimizer.param_groups:
+            group["lr"] = self._lr * (1.0 - progress)
+
+    def clip_grad_norm(self, limit: float | None) -> Tensor:
         """Scale the gradient down to an L2 norm of at most `limit`; the norm it had, a scalar.
 
         Does not wait for the device.
         """
         norm: Tensor = torch.linalg.vector_norm(self.grad)
-        self.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        if limit is not None:
+            self.grad.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
         return norm
-
-    def weights(self) -> dict[str, Array]:
-        """A copy of the module's tensors in host memory, by name: one copy, and views of it."""
-        flat = self._flat.detach().to("cpu", copy=True).numpy()
-        held: dict[str, Array] = {}
-        start = 0
-        for name, parameter in self._module.named_parameters():
-            held[name] = flat[start : start + parameter.numel()].reshape(parameter.shape)
-            start += parameter.numel()
-        for name, tensor in self._module.state_dict().items():
-            if name not in held:  # a buffer that belongs to the weights
-                held[name] = tensor.to("cpu", copy=True).numpy()
-        return held
-
-    def load_weights(self, tensors: Mapping[str, Array]) -> None:
-        """Take the module's tensors, whole or not at all.
-
-        Raises:
-            TroupeError: a tensor is missing, unknown or of another shape.
-        """
-        own = self._module.state_dict()
-        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wanted != given:
-            name = next(n for n in {**wanted, **given} if wanted.get(n) != given.get(n))
-            raise TroupeError(
-                f"weights: {name} is {given.get(name)}, this network has {wanted.get(name)}"
-            )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(torch.from_numpy(np.array(tensors[name])))
 
     def state(self) -> dict[str, Array]:
         """A copy of the optimizer's tensors in host memory, by name; none before the first step."""
@@ -135,20 +118,6 @@ class FlatOptimizer:
         group = {"state": {0: {n: torch.from_numpy(np.array(t)) for n, t in tensors.items()}}}
         groups = self.torch_optimizer.state_dict()["param_groups"]
         self.torch_optimizer.load_state_dict({**group, "param_groups": groups})
-
-
-def _flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """Move parameters and their gradients into one flat buffer each; a parameter over it."""
-    values = torch.cat([p.detach().reshape(-1) for p in parameters])
-    flat = nn.Parameter(values)
-    flat.grad = torch.zeros_like(values)
-    start = 0
-    for parameter in parameters:
-        end = start + parameter.numel()
-        parameter.data = values[start:end].view_as(parameter)
-        parameter.grad = flat.grad[start:end].view_as(parameter)
-        start = end
-    return flat
 
 
 def _state_names(settings: OptimizerSettings) -> frozenset[str]:

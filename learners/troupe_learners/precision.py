@@ -1,6 +1,7 @@
 """Mixed precision: the forward pass in bf16 or fp16, weights and their update in fp32."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -25,17 +26,22 @@ class Precision:
         """Whether a gradient that is not finite does no harm."""
         return self._scaler.is_enabled()
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """Within this, matrix products are computed in the chosen dtype."""
-        mixed = self._dtype is not torch.float32
-        return torch.autocast(self._device, self._dtype if mixed else None, enabled=mixed)
+        if self._dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self._device, self._dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those that are there."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: FlatOptimizer, max_grad_norm: float) -> Tensor:
+    def step(self, optimizer: FlatOptimizer, max_grad_norm: float | None) -> Tensor:
         """Clip the gradient and step; the norm before clipping, a scalar on the device."""
+        if not self._scaler.is_enabled():
+            norm = optimizer.clip_grad_norm(max_grad_norm)
+            optimizer.torch_optimizer.step()
+            return norm
         self._scaler.unscale_(optimizer.torch_optimizer)
         norm = optimizer.clip_grad_norm(max_grad_norm)
         self._scaler.step(optimizer.torch_optimizer)

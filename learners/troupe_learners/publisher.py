@@ -45,12 +45,16 @@ class Publisher:
     def publish(self, policy: str, version: int, weights: Columns) -> None:
         """Start to publish; `weights` must not change any more. Raises what the last one raised.
 
-        Does nothing once the run is told to stop.
+        Once the run is told to stop, a version that would have to wait is left out.
         """
-        while not self._background.finish(_LOOK_SECONDS):
-            if self._stop.is_set():
-                return
-        self._background.run(partial(self._send, policy, version, weights))
+        self.settle()
+        if not self._stop.is_set() or self._background.finish(0):
+            self._background.run(partial(self._send, policy, version, weights))
+
+    def settle(self) -> None:
+        """Wait for the last version to be published, or to be told to stop. Raises what that raised."""
+        while not self._background.finish(_LOOK_SECONDS) and not self._stop.is_set():
+            pass
 
     def finish(self) -> None:
         """Wait a little for the last version to be published. Raises what that raised."""

@@ -1,151 +1,125 @@
-"""The learner's local queue: blocks from the store go in, batches of exactly B rows come out.
+"""The learner's local queue where both sides run freely: blocks go in, batches come out.
 
-Blocks are split between batches at any row, so what an algorithm computes over whole fragments is
-computed before a block goes in (`Algorithm.credit`). The ring knows how far every block is
-consumed: its `position` says what a restarted learner must skip so that, in one history of
-weights, each row is trained on once.
+Batches are of whole blocks, or of exactly so many steps: then blocks are divided between batches
+at any step, so what an algorithm computes over whole fragments is computed before a block goes in
+(`Algorithm.credit`). The ring knows how far every block is consumed: its `position` says what a
+restarted learner must skip so that, in one history of weights, each step is counted once.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Collection, Iterable
 
 from troupe.checkpoint import Position
 from troupe.episodes import Columns
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """What is left of a block."""
-
-    id: str
-    columns: Columns
-    rows: int
-    """Of the whole block."""
-    oldest: int
-    """The oldest version of the weights that acted in it."""
-    used: int = 0
+from troupe.store.replay import Taken
+from troupe_learners.batches import Piece
+from troupe_learners.ledger import Ledger
 
 
 class Ring:
-    """One queue of blocks for each policy, in the order of the store. Safe to share between threads.
+    """One queue of blocks for each policy, in the order of the store. A `Feed`.
 
     Args:
         policies: whose blocks are expected.
-        batch: B, rows of a batch.
+        batch: B, steps of a batch.
         position: where a checkpoint was in the stream; blocks come from behind `position.after`.
+        whole: batches are of whole blocks, of B steps or a few more.
+        retained_bytes: of blocks that are kept in the store after they were consumed, to fill a
+            replay memory again; such blocks are given out once more after a restart.
     """
 
-    def __init__(self, policies: Iterable[str], batch: int, position: Position) -> None:
+    def __init__(
+        self,
+        policies: Iterable[str],
+        batch: int,
+        position: Position,
+        *,
+        whole: bool = False,
+        retained_bytes: int = 0,
+    ) -> None:
         self._batch = batch
-        self._queues: dict[str, deque[_Held]] = {policy: deque() for policy in policies}
+        self._whole = whole
+        self._retained_bytes = retained_bytes
+        self._queues: dict[str, deque[Piece]] = {policy: deque() for policy in policies}
+        """What is left of each block."""
         self._changed = threading.Condition()
         self._restart(position)
 
     def restart(self, position: Position) -> None:
-        """Forget every block: the stream begins anew at `position`."""
+        """See `Feed`."""
         with self._changed:
             self._restart(position)
 
-    def put(self, id: str, policy: str, oldest: int, columns: Columns) -> int:  # noqa: A002
-        """Append the next block of the stream; returns how many of its rows had been consumed before.
-
-        Raises:
-            KeyError: the policy is not expected here.
-        """
+    def put(self, taken: Taken, credit: Columns) -> int:
+        """See `Feed`."""
+        block = taken.block
         with self._changed:
-            queue = self._queues[policy]
-            rows = len(next(iter(columns.values())))
-            used = min(self._done.pop(id, 0), rows)
-            self._order.append((id, rows))
-            self._used[id] = used
-            if used < rows:
-                queue.append(_Held(id, columns, rows, oldest, used))
-                self._rows[policy] += rows - used
-            self._advance()
+            used = self._ledger.arrive(taken.id, block.steps, taken.bytes)
+            again = self._retained_bytes > 0 and used == block.steps
+            if used < block.steps or again:
+                rows = None if self._whole else slice(used, block.steps)
+                piece = Piece(block, credit, rows, taken.id, fresh=not again)
+                self._queues[block.policy].append(piece)
+                self._steps[block.policy] += block.steps - used
             self._changed.notify_all()
             return used
 
-    def ready(self, timeout: float) -> str | None:
-        """The policy with the most rows among those with a full batch, waited for up to `timeout` s."""
+    def ready(self, timeout: float) -> tuple[str, ...]:
+        """The policy with the most steps among those with a full batch, see `Feed`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._fullest() is not None, timeout)
+            self._changed.wait_for(lambda: self._fullest(), timeout)
             return self._fullest()
 
     def wake(self) -> None:
-        """End a wait in `ready` early."""
+        """See `Feed`."""
         with self._changed:
             self._changed.notify_all()
 
     def drop(self, policy: str, older_than: int) -> int:
-        """Discard the blocks of a policy whose oldest version is below this; returns their rows."""
+        """See `Feed`."""
         with self._changed:
-            before = self._rows[policy]
-            for held in [held for held in self._queues[policy] if held.oldest < older_than]:
-                self._queues[policy].remove(held)
-                self._consume(policy, held, held.rows - held.used)
-            return before - self._rows[policy]
+            stale = [piece for piece in self._queues[policy] if piece.block.oldest < older_than]
+            for piece in stale:
+                self._queues[policy].remove(piece)
+                self._consume(piece)
+            return sum(piece.steps for piece in stale)
 
-    def take(self, policy: str) -> Columns:
-        """The next B rows of a policy, by column. From here on they count as trained on.
-
-        Raises:
-            ValueError: fewer than B are there.
-        """
+    def take(self, policy: str) -> list[Piece]:
+        """See `Feed`."""
         with self._changed:
-            if self._rows[policy] < self._batch:
-                raise ValueError(f"{policy}: {self._rows[policy]} rows of {self._batch} are here")
-            parts: list[tuple[Columns, slice]] = []
+            queue = self._queues[policy]
+            if self._steps[policy] < self._batch:
+                raise ValueError(f"{policy}: {self._steps[policy]} steps of {self._batch} are here")
+            pieces: list[Piece] = []
             missing = self._batch
-            while missing:
-                held = self._queues[policy][0]
-                count = min(missing, held.rows - held.used)
-                parts.append((held.columns, slice(held.used, held.used + count)))
-                self._consume(policy, held, count)
-                missing -= count
-                if held.used == held.rows:
-                    self._queues[policy].popleft()
-        names = parts[0][0]
-        return {
-            name: np.concatenate([columns[name][rows] for columns, rows in parts]) for name in names
-        }
+            while missing > 0:
+                piece = queue.popleft()
+                if piece.rows is not None and piece.steps > missing:
+                    middle = piece.rows.start + missing
+                    queue.appendleft(piece._replace(rows=slice(middle, piece.rows.stop)))
+                    piece = piece._replace(rows=slice(piece.rows.start, middle))
+                pieces.append(piece)
+                if piece.fresh:
+                    self._consume(piece)
+                    missing -= piece.steps
+            return pieces
 
-    @property
-    def position(self) -> Position:
-        """What is consumed, for a checkpoint that is taken now."""
+    def position(self, needed: Collection[str] = ()) -> Position:
+        """See `Feed`."""
         with self._changed:
-            rows = {id_: used for id_, used in self._used.items() if used} | self._done
-            return Position(generation=self._generation, after=self._after, rows=rows)
+            return self._ledger.position(needed)
 
     def _restart(self, position: Position) -> None:
-        self._generation = position.generation
-        self._after = position.after
-        self._done = dict(position.rows)
-        """Rows consumed before the restart, of blocks that have not come again yet."""
-        self._order: deque[tuple[str, int]] = deque()
-        """Blocks behind `after` that have come, and their rows."""
-        self._used: dict[str, int] = {}
-        """Rows consumed, of the blocks in `_order`."""
-        self._rows = dict.fromkeys(self._queues, 0)
+        self._ledger = Ledger(position, self._retained_bytes)
+        self._steps = dict.fromkeys(self._queues, 0)
         for queue in self._queues.values():
             queue.clear()
 
-    def _consume(self, policy: str, held: _Held, count: int) -> None:
-        held.used += count
-        self._rows[policy] -= count
-        if held.id in self._used:
-            self._used[held.id] = held.used
-        self._advance()
+    def _consume(self, piece: Piece) -> None:
+        self._steps[piece.block.policy] -= piece.steps
+        self._ledger.consume(piece.id, piece.steps)
 
-    def _advance(self) -> None:
-        """Move `after` over every block that is wholly consumed."""
-        while self._order and self._used[self._order[0][0]] == self._order[0][1]:
-            self._after, _ = self._order.popleft()
-            del self._used[self._after]
-
-    def _fullest(self) -> str | None:
-        policy = max(self._rows, key=self._rows.__getitem__)
-        return policy if self._rows[policy] >= self._batch else None
+    def _fullest(self) -> tuple[str, ...]:
+        policy = max(self._steps, key=self._steps.__getitem__)
+        return (policy,) if self._steps[policy] >= self._batch else ()

@@ -3,13 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from troupe import checkpoint
 from troupe.checkpoint import Checkpoint, CheckpointError, Position
+from troupe.episodes import Columns
 from troupe.errors import TroupeError
 from troupe.jobs.spec import CheckpointSettings
 from troupe.metrics import Metrics
@@ -30,6 +31,7 @@ class Origin:
 
     run: str
     game: str
+    """Or the environment."""
     algorithm: str
     folder: Path
     """The run's."""
@@ -72,8 +74,30 @@ class Progress:
         self._seconds_before = counters.get("training_seconds", 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a checkpoint holds besides trainees and progress: how things stand between two turns."""
+
+    position: Position
+    """In the stream of blocks."""
+    resume: Mapping[int, bytes] = field(default_factory=dict)
+    """In lockstep, by actor: what it needs to play the next turn."""
+    past: Mapping[str, Mapping[int, Columns]] = field(default_factory=dict)
+    """In lockstep, by policy and version: weights that are still to be played with."""
+
+
 class Saver:
-    """Copies the state between two updates, writes it beside the training, then tells the store."""
+    """Copies the state between two turns, writes it beside the training, then tells the store.
+
+    Args:
+        settings: when, and how much is kept.
+        origin: whose checkpoints these are.
+        trainees: what is saved, by policy.
+        progress: what is saved, too.
+        metrics: told of every save.
+        acknowledge: told the id up to which the store may forget.
+        memories: whether replay memories are saved; else the store fills them again.
+    """
 
     def __init__(
         self,
@@ -83,14 +107,18 @@ class Saver:
         progress: Progress,
         metrics: Metrics,
         acknowledge: Callable[[str], object],
+        *,
+        memories: bool,
     ) -> None:
-        """`acknowledge` is told the id up to which the store may forget."""
         self._settings = settings
         self._origin = origin
         self._trainees = trainees
         self._progress = progress
         self._metrics = metrics
         self._acknowledge = acknowledge
+        self._memories = memories
+        self._saved = -1
+        """Steps trained on, of the newest checkpoint."""
         self._background = Background("saver")
         self._next = time.monotonic() + settings.every
 
@@ -105,8 +133,8 @@ class Saver:
     ) -> None:
         self._background.__exit__(kind, error, trace)
 
-    def restore(self) -> Position | None:
-        """Give trainees and progress what the newest checkpoint holds; its position in the store.
+    def restore(self) -> Moment | None:
+        """Give trainees and progress what the newest checkpoint holds; the moment it was taken in.
 
         Raises:
             CheckpointError: it is not sound, or another job's.
@@ -126,35 +154,42 @@ class Saver:
                 trainee.restore(
                     state.updates[name],
                     state.weights[name],
-                    state.optimizers.get(name, {}),
+                    state.states.get(name, {}),
                     state.random.get(name),
+                    state.settings.get(name, {}),
                 )
+                if trainee.memory is not None and self._memories and name in state.replays:
+                    trainee.memory.restore(state.replays[name])
             except TroupeError as error:
                 raise CheckpointError(
                     f"{found[-1]}: {name}: {error}; was the job changed?"
                 ) from None
         self._progress.restore(state.step, state.counters)
-        return state.positions.get(SHARD)
+        self._saved = state.step
+        return Moment(state.positions.get(SHARD, Position()), state.resume, state.past)
 
-    def save_if_due(self, position: Position, *, wanted: bool) -> None:
+    def save_if_due(self, moment: Callable[[], Moment], *, wanted: bool) -> None:
         """Save beside the training, if it is time or `wanted`, and the last save is done."""
         now = time.monotonic()
         early = wanted and now > self._next - self._settings.every + _AT_MOST_EVERY
         if (now > self._next or early) and self._background.finish(timeout=0):
             self._next = now + self._settings.every
-            self._background.run(partial(self._try_to_write, self._snapshot(position)))
+            if self._progress.steps > self._saved:
+                self._background.run(partial(self._try_to_write, self._snapshot(moment())))
 
-    def save(self, position: Position) -> None:
-        """Save now.
+    def save(self, moment: Moment) -> None:
+        """Save now, unless nothing was learned since the last time.
 
         Raises:
             CheckpointError: it cannot be written; earlier checkpoints are unharmed.
         """
         self._background.finish()
-        self._write(self._snapshot(position))
+        if self._progress.steps > self._saved:
+            self._write(self._snapshot(moment))
 
-    def _snapshot(self, position: Position) -> Checkpoint:
+    def _snapshot(self, moment: Moment) -> Checkpoint:
         trainees = self._trainees.items()
+        memories = [(n, t.memory) for n, t in trainees if t.memory is not None and self._memories]
         return Checkpoint(
             run=self._origin.run,
             game=self._origin.game,
@@ -162,9 +197,13 @@ class Saver:
             step=self._progress.steps,
             updates={name: trainee.updates for name, trainee in trainees},
             weights={name: trainee.weights() for name, trainee in trainees},
-            optimizers={name: trainee.optimizer_state() for name, trainee in trainees},
+            states={name: trainee.state() for name, trainee in trainees},
+            past=moment.past,
+            replays={name: memory.state() for name, memory in memories},
+            resume=moment.resume,
+            settings={name: trainee.settings_state() for name, trainee in trainees},
             counters=self._progress.counters(),
-            positions={SHARD: position},
+            positions={SHARD: moment.position},
             random={name: trainee.random_state() for name, trainee in trainees},
         )
 
@@ -180,6 +219,7 @@ class Saver:
     def _write(self, state: Checkpoint) -> None:
         begun = time.monotonic()
         checkpoint.save(self._origin.folder, state, keep=self._settings.keep)
+        self._saved = state.step
         # Only now: what is acknowledged is gone from the store.
         self._acknowledge(state.positions[SHARD].after)
         self._metrics.add("checkpoints")

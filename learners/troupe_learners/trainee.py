@@ -1,21 +1,31 @@
-"""One policy that is learning: its network, its optimizer, and how often it was updated."""
+"""One policy that is learning: its network, its optimizers, its memory, and how often it was updated."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from troupe import seeding
+from troupe import policies, seeding
 from troupe.episodes import Array, Columns
+from troupe.errors import TroupeError
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import Spaces
-from troupe.policies.action_value import ActionValue
-from troupe_learners.algorithms import Algorithm, Batch
+from troupe.policies import Policy, Spaces
+from troupe_learners import batches
+from troupe_learners.algorithms import Adaptive, Algorithm, Batch, Plan
+from troupe_learners.batches import Piece
+from troupe_learners.flat import FlatModule
 from troupe_learners.optim import FlatOptimizer
 from troupe_learners.precision import Precision
-from troupe_learners.update import Update
+from troupe_learners.ranks import Ranks
+from troupe_learners.replay import Memory
+from troupe_learners.target import TargetNetwork
+from troupe_learners.update import Learning, Update
+
+TRAINED = "updates"
+"""The buffer, of a policy that has one, which says how many optimizer steps its weights had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +35,15 @@ class Hardware:
     device: torch.device
     dtype: torch.dtype
     """Of matrix products; weights are float32."""
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Trainee:
-    """A policy's whole state of learning."""
+    """A policy's whole state of learning.
+
+    Raises:
+        UserError: there is no such network, or it does not fit what the policy sees and does.
+    """
 
     def __init__(
         self,
@@ -40,71 +55,164 @@ class Trainee:
         seed: int,
     ) -> None:
         self.name = name
+        self.algorithm = algorithm
         self.updates = 0
-        """Also the version of the weights."""
-        self._device = hardware.device
-        self.policy = _initialise(spaces, network, seeding.key(seed, "weights", name))
-        self.policy.to(hardware.device)
-        self._optimizer = FlatOptimizer(self.policy, algorithm.optimizer)
-        self._precision = Precision(hardware.dtype, hardware.device)
-        self._random = seeding.stream(seed, "minibatches", name)
-        self._update = Update(
-            self.policy, algorithm, self._optimizer, self._precision, self._random
+        """Turns of learning; also the version of the weights."""
+        self.memory = Memory(algorithm.plan.replay) if algorithm.plan.replay else None
+        plan, device = algorithm.plan, hardware.device
+        self._device = device
+        self._ranks = hardware.ranks
+        self._module = _initialise(spaces, network, seeding.key(seed, "weights", name)).to(device)
+        policy = cast(Policy, self._module)
+        groups = {group.name: policy.group(group.name) for group in plan.groups}
+        self._flat = FlatModule(self._module, list(groups.values()))
+        self._learning = Learning(
+            policy=policy,
+            target=_target(self._module, self._flat, plan),
+            optimizers={
+                group.name: FlatOptimizer(
+                    groups[group.name], self._flat.values[place], group.optimizer
+                )
+                for group, place in zip(plan.groups, self._flat.groups, strict=True)
+            },
+            precision=Precision(hardware.dtype, device),
+            shuffle=seeding.stream(seed, "minibatches", name),
+            random=torch.Generator(device).manual_seed(seeding.key(seed, "algorithm", name)),
         )
+        self._update = Update(algorithm, self._learning, hardware.ranks)
 
-    def train(self, columns: Columns) -> dict[str, Tensor]:
-        """One update on a batch from the ring; scalars on the device, see `Update`."""
-        metrics = self._update(Batch.on(self._device, columns))
+    @property
+    def policy(self) -> Policy:
+        """The network, as the learner sees it."""
+        return self._learning.policy
+
+    def train(self, pieces: Sequence[Piece], progress: float) -> dict[str, float]:
+        """One turn of learning: on the pieces, or with replay on samples after they are taken in.
+
+        Args:
+            pieces: what was played.
+            progress: how much of the run is done, 0 to 1.
+
+        Returns:
+            What is to be looked at, see `Update`; nothing where there was too little to learn from.
+        """
+        scalars = {}
+        if self.memory is None:
+            if any(piece.steps for piece in pieces):
+                scalars = self._update.on_batch(batches.join(pieces, self._device), progress)
+        else:
+            for piece in pieces:
+                self.memory.add(piece.id, piece.block, batches.first_stream(piece.block))
+            if self._knows_enough(self.memory):
+                scalars = self._update.on_samples(self._sample, self._rate, progress)
         self.updates += 1
-        return metrics
+        trained = dict(self._module.named_buffers()).get(TRAINED)
+        if trained is not None:
+            trained.fill_(self._update.steps)
+        return scalars
 
     @property
     def skips_overflow(self) -> bool:
         """Whether a gradient that is not finite does no harm, see `Precision`."""
-        return self._precision.skips_overflow
+        return self._learning.precision.skips_overflow
 
     def weights(self) -> dict[str, Array]:
-        """A copy of the weights by parameter name, float32 in host memory."""
-        return self._optimizer.weights()
+        """A copy of the weights by name, in host memory: parameters (float32) and statistics."""
+        return self._flat.weights()
 
-    def optimizer_state(self) -> dict[str, Array]:
-        """A copy of the optimizer's tensors, in host memory."""
-        state = self._optimizer.state()
-        scale = {_SCALER + name: np.array(v) for name, v in self._precision.state().items()}
-        return {**state, **scale}
+    def state(self) -> dict[str, Array]:
+        """A copy of what else its training depends on, by name, in host memory.
+
+        Not what its memory holds, nor its random stream in host memory.
+        """
+        held: dict[str, Array] = {_STEPS: np.array(self._update.steps)}
+        held[_RANDOM] = self._learning.random.get_state().numpy()
+        for group, optimizer in self._learning.optimizers.items():
+            held |= {f"{_OPTIMIZER}{group}.{n}": tensor for n, tensor in optimizer.state().items()}
+        scale = self._learning.precision.state()
+        held |= {_SCALE + name: np.array(value) for name, value in scale.items()}
+        if self._learning.target is not None:
+            held[_TARGET] = self._learning.target.state()
+        return held
 
     def random_state(self) -> Mapping[str, object]:
-        """The state of the random stream that orders minibatches."""
-        return dict(self._random.bit_generator.state)
+        """The state of the random stream that orders minibatches and draws from replay."""
+        return dict(self._learning.shuffle.bit_generator.state)
+
+    def settings_state(self) -> Mapping[str, float]:
+        """What the algorithm has moved its own settings to, by name."""
+        return self.algorithm.state() if isinstance(self.algorithm, Adaptive) else {}
 
     def restore(
         self,
         updates: int,
         weights: Columns,
-        optimizer: Columns,
+        state: Columns,
         random: Mapping[str, object] | None,
+        settings: Mapping[str, float],
     ) -> None:
         """Go on from what a checkpoint holds.
 
         Raises:
             TroupeError: the tensors do not fit this network or this optimizer.
         """
-        self._optimizer.load_weights(weights)
-        own = {name: array for name, array in optimizer.items() if not name.startswith(_SCALER)}
-        self._optimizer.load_state(own)
-        self._precision.load_state(
-            {n.removeprefix(_SCALER): float(a) for n, a in optimizer.items() if n not in own}
-        )
+        self._flat.load_weights(weights)
+        if state:
+            self._load_state(state)
         if random:
-            self._random.bit_generator.state = random
+            self._learning.shuffle.bit_generator.state = random
+        if isinstance(self.algorithm, Adaptive):
+            self.algorithm.restore(settings)
         self.updates = updates
 
+    def _load_state(self, state: Columns) -> None:
+        for group, optimizer in self._learning.optimizers.items():
+            optimizer.load_state(_below(state, f"{_OPTIMIZER}{group}."))
+        scale = _below(state, _SCALE).items()
+        self._learning.precision.load_state({name: float(value) for name, value in scale})
+        if (target := self._learning.target) is not None:
+            if _TARGET not in state:
+                raise TroupeError("target: there was no target network before")
+            target.load_state(state[_TARGET])
+        self._learning.random.set_state(torch.from_numpy(np.array(state[_RANDOM])))
+        self._update.steps = int(state[_STEPS])
 
-_SCALER = "loss_scale."
+    def _knows_enough(self, memory: Memory) -> bool:
+        """Whether there are steps enough to learn from."""
+        replay = self.algorithm.plan.replay
+        assert replay is not None
+        wanted = min(replay.learning_starts, replay.capacity * self._ranks.size)
+        return self._ranks.total(memory.steps) >= max(wanted, 1)
+
+    def _sample(self, count: int, random: np.random.Generator, progress: float) -> Batch:
+        assert self.memory is not None
+        return batches.drawn(self.memory.sample(count, random, progress), self._device)
+
+    def _rate(self, batch: Batch, error: Tensor) -> None:
+        assert self.memory is not None
+        self.memory.update(batch.step["index"].cpu().numpy(), error.float().cpu().numpy())
 
 
-def _initialise(spaces: Spaces, network: NetworkSettings, key: int) -> ActionValue:
+_STEPS = "steps"
+_RANDOM = "random"
+_TARGET = "target"
+_OPTIMIZER = "optimizer."
+_SCALE = "loss_scale."
+
+
+def _initialise(spaces: Spaces, network: NetworkSettings, key: int) -> nn.Module:
     """A fresh network whose weights follow from `key` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key)
-        return ActionValue(spaces, network)
+        return policies.create(spaces, network)
+
+
+def _target(module: nn.Module, flat: FlatModule, plan: Plan) -> TargetNetwork | None:
+    if plan.tau is None:
+        return None
+    names = [group.name for group in plan.groups]
+    return TargetNetwork(module, flat, names, plan.tau, plan.target_every)
+
+
+def _below(columns: Columns, prefix: str) -> dict[str, Array]:
+    return {n.removeprefix(prefix): c for n, c in columns.items() if n.startswith(prefix)}

@@ -1,103 +1,200 @@
-"""The one update loop: minibatches, micro-batches, accumulation, clipping and stepping."""
+"""The one update loop: epochs, minibatches, micro-batches, accumulation, clipping and stepping."""
 
-import itertools
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from troupe_learners.algorithms import Algorithm, Batch, Totals
+from troupe.policies import Policy
+from troupe_learners import batches
+from troupe_learners.advantages import moments, normalise
+from troupe_learners.algorithms import Adaptive, Algorithm, Batch, Group, Plan, Roles, Totals
 from troupe_learners.optim import FlatOptimizer
 from troupe_learners.precision import Precision
+from troupe_learners.ranks import Ranks
+from troupe_learners.scalars import Scalars
+from troupe_learners.target import TargetNetwork
 
 
-class Evaluating(Protocol):
-    """The learner's side of a policy."""
+class Learning(NamedTuple):
+    """What an update works with; all of it moves as it goes."""
 
-    def evaluate(self, observation: Mapping[str, Tensor], action: Tensor) -> Tensor:
-        """[S], differentiable: what the policy says of the action taken at each of S steps."""
-        ...
+    policy: Policy
+    target: TargetNetwork | None
+    optimizers: Mapping[str, FlatOptimizer]
+    """By group."""
+    precision: Precision
+    shuffle: np.random.Generator
+    """Orders steps and draws from replay."""
+    random: torch.Generator
+    """For the algorithm."""
 
 
 class Update:
     """Trains one policy with one algorithm."""
 
-    def __init__(
-        self,
-        policy: Evaluating,
-        algorithm: Algorithm,
-        optimizer: FlatOptimizer,
-        precision: Precision,
-        random: np.random.Generator,
-    ) -> None:
-        self._policy = policy
+    def __init__(self, algorithm: Algorithm, learning: Learning, ranks: Ranks) -> None:
+        self.steps = 0
+        """Optimizer steps that were made."""
         self._algorithm = algorithm
-        self._optimizer = optimizer
-        self._precision = precision
-        self._random = random
+        self._plan = algorithm.plan
+        self._learning = learning
+        self._ranks = ranks
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+    def on_batch(self, batch: Batch, progress: float) -> dict[str, float]:
         """Train on a batch as the algorithm's plan says.
 
+        Args:
+            batch: of this rank.
+            progress: how much of the run is done, 0 to 1.
+
         Returns:
-            Scalars on the device, means over the optimizer steps: `loss`, `grad_norm` before
-            clipping, and the algorithm's own. Nothing waits for the device.
+            Means over the optimizer steps: `loss` and `grad_norm` (before clipping), or
+            `GROUP_loss` and `GROUP_grad_norm` where only some parameters are trained; and the
+            algorithm's own.
         """
+        scalars = Scalars()
+        roles = self._begin(progress)
         with torch.no_grad():
-            batch = self._algorithm.prepare(batch)
-        plan = self._algorithm.plan
-        steps = [self._step(part) for part in minibatches(batch, plan, self._random)]
-        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+            batch = self._algorithm.prepare(batch, roles)
+        self._epochs(batch, scalars)
+        if isinstance(self._algorithm, Adaptive):
+            with torch.no_grad():
+                scalars.add_all(self._algorithm.after(batch, roles))
+        return scalars.means(self._ranks)
 
-    def _step(self, minibatch: Batch) -> dict[str, Tensor]:
-        """One optimizer step. Micro-batches share the minibatch's denominators, so they add up."""
-        totals = Totals(steps=minibatch.steps)
+    def on_samples(
+        self,
+        sample: Callable[[int, np.random.Generator, float], Batch],
+        rate: Callable[[Batch, Tensor], None],
+        progress: float,
+    ) -> dict[str, float]:
+        """Train on samples from replay, as many as the plan says; returns as `on_batch`.
+
+        Args:
+            sample: draws so many steps.
+            rate: takes the size of the error of each step of a sample.
+            progress: how much of the run is done, 0 to 1.
+        """
+        replay = self._plan.replay
+        assert replay is not None
+        scalars = Scalars()
+        roles = self._begin(progress)
+        for _ in range(replay.updates):
+            batch = sample(self._ranks.share(replay.batch), self._learning.shuffle, progress)
+            with torch.no_grad():
+                batch = self._algorithm.prepare(batch, roles)
+            _, priority = self._step(batch, Totals(replay.batch), scalars)
+            if priority is not None:
+                rate(batch, priority)
+        return scalars.means(self._ranks)
+
+    def _begin(self, progress: float) -> Roles:
+        if self._plan.anneal:
+            for optimizer in self._learning.optimizers.values():
+                optimizer.anneal(progress)
+        policy, target = self._learning.policy, self._learning.target
+        return Roles(
+            policy=policy,
+            target=policy if target is None else target.policy,
+            progress=progress,
+            add_up=self._ranks.add_up,
+            random=self._learning.random,
+        )
+
+    def _epochs(self, batch: Batch, scalars: Scalars) -> None:
+        for _ in range(self._plan.epochs):
+            for minibatch in self._minibatches(batch):
+                goes_on, _ = self._step(*self._counted(minibatch), scalars)
+                if not goes_on:
+                    return
+
+    def _minibatches(self, batch: Batch) -> Iterator[Batch]:
+        total = self._ranks.total(batch.steps)
+        parts = parts_of(self._plan, total)
+        divide = batches.shuffled_fragments if self._by_fragments(batch) else batches.shuffled
+        return divide(batch, parts, self._learning.shuffle)
+
+    def _counted(self, minibatch: Batch) -> tuple[Batch, Totals]:
+        """A minibatch, normalised as the plan says, and the denominators of all ranks."""
+        total = self._ranks.total(minibatch.steps)
+        if (name := self._plan.normalise) is not None:
+            column = minibatch.step[name]
+            normal = normalise(column, self._ranks.add_up(moments(column)))
+            minibatch = minibatch.with_steps({name: normal})
+        return minibatch, Totals(total)
+
+    def _by_fragments(self, batch: Batch) -> bool:
+        return self._plan.segments or bool(batch.initial)
+
+    def _step(
+        self, minibatch: Batch, totals: Totals, scalars: Scalars
+    ) -> tuple[bool, Tensor | None]:
+        """One optimizer step of every group whose turn it is.
+
+        Returns:
+            Whether the batch is to be gone on with, and the errors of the steps, float [S].
+        """
+        priority = None
+        for group in self._plan.groups:
+            if (self.steps + 1) % group.every:
+                continue
+            sums, errors = self._gradient(group, minibatch, totals)
+            priority = priority if errors is None else errors
+            scalars.add_all(sums)
+            if self._too_far(sums):
+                return False, priority
+            optimizer = self._learning.optimizers[group.name]
+            norm = self._learning.precision.step(optimizer, group.max_grad_norm)
+            scalars.add(_named(group, "grad_norm"), norm / self._ranks.size)
+        self.steps += 1
+        every = self._plan.groups[-1].every
+        if self._learning.target is not None and self.steps % every == 0:
+            self._learning.target.follow(self.steps // every)
+        return True, priority
+
+    def _gradient(
+        self, group: Group, minibatch: Batch, totals: Totals
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The gradient of a group, in its optimizer; scalars and errors of the loss.
+
+        Micro-batches share the minibatch's denominators, so they add up.
+        """
+        policy, _, optimizers, precision, *_ = self._learning
         sums: dict[str, Tensor] = {}
-        self._optimizer.zero_grad()
-        for part in split(minibatch, self._algorithm.plan.micro_batch):
-            with self._precision.autocast():
-                outputs = self._policy.evaluate(part.observation, _only(part.action))
-            loss = self._algorithm.loss(outputs.float(), part, totals)
-            self._precision.backward(loss.total)
-            for name, value in {"loss": loss.total.detach(), **loss.metrics}.items():
+        errors: list[Tensor] = []
+        optimizers[group.name].zero_grad()
+        whole = self._by_fragments(minibatch)
+        for part in batches.split(minibatch, self._plan.micro_batch, whole=whole):
+            with precision.autocast():
+                outputs = policy.evaluate(part.evaluated(), group.want)
+            loss = self._algorithm.loss(group.name, outputs, part, totals)
+            precision.backward(loss.total)
+            if loss.priority is not None:
+                errors.append(loss.priority.detach())
+            for name, value in (
+                (_named(group, "loss"), loss.total.detach()),
+                *loss.metrics.items(),
+            ):
                 sums[name] = sums[name] + value if name in sums else value
-        norm = self._precision.step(self._optimizer, self._algorithm.plan.max_grad_norm)
-        return {**sums, "grad_norm": norm}
+        self._ranks.add_up(optimizers[group.name].grad)
+        return sums, torch.cat(errors) if errors else None
+
+    def _too_far(self, sums: Mapping[str, Tensor]) -> bool:
+        """Whether the policy has moved as far in this batch as the plan lets it."""
+        if self._plan.max_kl is None or "approx_kl" not in sums:
+            return False
+        return float(self._ranks.add_up(sums["approx_kl"])) > self._plan.max_kl
 
 
-def minibatches(batch: Batch, plan: "_Sizes", random: np.random.Generator) -> Iterator[Batch]:
-    """What each optimizer step of a batch is made of; every step of it once per epoch."""
-    size = plan.minibatch or batch.steps
-    for _ in range(plan.epochs):
-        if size >= batch.steps:
-            yield batch
-            continue
-        device = next(iter(batch.step.values())).device
-        order = torch.from_numpy(random.permutation(batch.steps)).to(device)
-        for rows in torch.split(order, size):
-            yield batch[rows]
+def parts_of(plan: Plan, steps: int) -> int:
+    """In how many minibatches an epoch over so many steps is divided."""
+    if plan.minibatches is not None:
+        return min(plan.minibatches, steps)
+    return -(-steps // plan.minibatch) if plan.minibatch else 1
 
 
-def split(minibatch: Batch, limit: int | None) -> Iterator[Batch]:
-    """A minibatch in parts of at most `limit` steps, as even as can be; in one part without."""
-    parts = -(-minibatch.steps // limit) if limit else 1
-    if parts == 1:
-        yield minibatch
-        return
-    bounds = [minibatch.steps * part // parts for part in range(parts + 1)]
-    for start, end in itertools.pairwise(bounds):
-        yield minibatch[start:end]
-
-
-class _Sizes(Protocol):
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def minibatch(self) -> int | None: ...
-
-
-def _only(columns: Mapping[str, Tensor]) -> Tensor:
-    (column,) = columns.values()
-    return column
+def _named(group: Group, what: str) -> str:
+    return what if group.name == "all" else f"{group.name}_{what}"

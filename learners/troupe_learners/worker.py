@@ -1,30 +1,32 @@
 """The learner: takes blocks, updates policies, publishes their weights, saves checkpoints."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from troupe.checkpoint import Position
+from troupe.checkpoint import CheckpointError, Position
+from troupe.episodes import Columns
 from troupe.errors import TroupeError
-from troupe.jobs.roles import policies_of
+from troupe.jobs.roles import policies_of, title
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import Job
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
-from troupe.store.replay import Limits
-from troupe_learners import algorithms
+from troupe_learners import algorithms, lockstep
+from troupe_learners.batches import Piece
 from troupe_learners.intake import Intake
+from troupe_learners.limits import limits_of, retained_bytes, turn_steps
 from troupe_learners.publisher import Publisher
 from troupe_learners.ring import Ring
-from troupe_learners.saving import Origin, Progress, Saver
+from troupe_learners.saving import Moment, Origin, Progress, Saver
 from troupe_learners.trainee import Hardware, Trainee
+from troupe_learners.turns import Turns
 
 _WAIT_SECONDS = 0.2
-_MAX_RETAINED_BYTES = 256 * 1024 * 1024
 
 
 class Learner:
@@ -60,25 +62,24 @@ class Session:
         self._job = ends.job
         self._ends = ends
         self._metrics = ends.metrics
-        self._algorithm = algorithms.load(ends.job.algorithm)
-        self._trainees = _trainees(ends.job, self._algorithm, policies)
+        self._in_lockstep = ends.job.schedule == "lockstep"
+        self._trainees = _trainees(ends.job, policies)
+        self._plan = next(iter(self._trainees.values())).algorithm.plan
         self._progress = Progress()
         self._saver = Saver(
             ends.job.checkpoint,
             Origin(
-                setting.run, ends.job.game.name, str(ends.job.algorithm["name"]), setting.run_folder
+                setting.run, title(ends.job), str(ends.job.algorithm["name"]), setting.run_folder
             ),
             self._trainees,
             self._progress,
             ends.metrics,
             ends.replay.acknowledge,
+            memories=self._in_lockstep,
         )
-        position = self._position(self._saver.restore())
-        self._restore_store(position)
-        self._ring = Ring(self._trainees, self._algorithm.plan.batch, position)
-        self._intake = Intake(
-            ends.replay, self._ring, self._algorithm, frozenset(policies), ends.metrics
-        )
+        self._begin(self._saver.restore())
+        learners = {name: trainee.algorithm for name, trainee in self._trainees.items()}
+        self._intake = Intake(ends.replay, self._feed, learners, ends.metrics)
         self._publisher = Publisher(ends.weights, ends.replay, ends.metrics, ends.reporter.stop)
 
     def run(self) -> None:
@@ -86,95 +87,165 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(self._saver)
             stack.enter_context(self._publisher)
-            for trainee in self._trainees.values():
-                self._publisher.publish(trainee.name, trainee.updates, trainee.weights())
+            self._publish_first()
             stack.enter_context(self._intake)
             self._report_totals()
             while not self._over():
                 self._turn()
-            self._saver.save(self._ring.position)
+            self._saver.save(self._moment())
             self._publisher.finish()
 
     def _turn(self) -> None:
-        """Wait a little for a full batch of any policy and train on it; save when it is time."""
+        """Wait a little until there is enough to learn from, and do; save when it is time."""
         self._intake.check()
         if self._intake.emptied.is_set():
             self._begin_anew()
-        policy = self._next()
-        if policy is not None and not self._drop_stale(policy):
-            self._train(self._trainees[policy])
+        for policy in self._wait():
+            if not self._drop_stale(policy):
+                self._train(self._trainees[policy])
         wanted = self._intake.checkpoint_wanted.is_set()
-        self._saver.save_if_due(self._ring.position, wanted=wanted)
+        self._saver.save_if_due(self._moment, wanted=wanted)
 
-    def _next(self) -> str | None:
-        """The policy whose turn it is."""
+    def _wait(self) -> tuple[str, ...]:
+        """The policies whose turn it is."""
         before = time.monotonic()
-        policy = self._ring.ready(_WAIT_SECONDS)
+        ready = self._feed.ready(_WAIT_SECONDS)
         if self._progress.training:
             self._metrics.add("blocked_seconds", time.monotonic() - before)
-        elif policy is not None:
+        elif ready:
             self._progress.start()
-        return policy
+        return ready
 
     def _drop_stale(self, policy: str) -> bool:
         """Discard blocks that became too old while they waited."""
+        if self._plan.replay is not None:
+            return False
         oldest = self._trainees[policy].updates - self._job.store.max_staleness
-        dropped = self._ring.drop(policy, older_than=oldest)
+        dropped = self._feed.drop(policy, older_than=oldest)
         if dropped:
             self._consume(dropped)
             self._metrics.add("stale_steps", dropped)
         return dropped > 0
 
     def _train(self, trainee: Trainee) -> None:
-        columns = self._ring.take(trainee.name)
-        batch = self._algorithm.plan.batch
+        pieces = self._feed.take(trainee.name)
+        steps = sum(piece.steps for piece in pieces if piece.fresh)
         # Said before the update, so that actors fill the queue while it runs.
-        self._consume(batch)
-        # After a learner's death blocks may come from versions that are yet to be trained again.
-        age = np.maximum(trainee.updates - columns[algorithms.VERSION], 0)
-        scalars = trainee.train(columns)
-        self._progress.steps += batch
-        self._metrics.set("staleness", float(age.mean()))
-        self._metrics.set("staleness_max", int(age.max()))
+        self._consume(steps)
+        self._report_age(trainee, pieces)
+        scalars = trainee.train(pieces, self._done())
+        self._progress.steps += steps
         self._report(trainee, scalars)
-        self._publisher.publish(trainee.name, trainee.updates, trainee.weights())
+        self._publish(trainee)
+
+    def _publish(self, trainee: Trainee) -> None:
+        weights = trainee.weights()
+        self._past[trainee.name].append((trainee.updates, weights))
+        self._publisher.publish(trainee.name, trainee.updates, weights)
 
     def _consume(self, steps: int) -> None:
         self._progress.consumed += steps
         self._ends.replay.sampled(steps)
 
-    def _over(self) -> bool:
+    def _updates(self) -> int:
+        return sum(trainee.updates for trainee in self._trainees.values())
+
+    def _done(self) -> float:
+        """How much of the run is done, 0 to 1; 0 where neither steps nor updates say when it ends."""
         limits = self._job.stop
-        updates = sum(trainee.updates for trainee in self._trainees.values())
+        shares = [self._progress.steps / limits.steps] if limits.steps else []
+        shares += [self._updates() / limits.updates] if limits.updates else []
+        return min(1.0, max(shares, default=0.0))
+
+    def _over(self) -> bool:
+        minutes = self._job.stop.minutes
         return (
             self._ends.reporter.stop.is_set()
-            or (limits.steps is not None and self._progress.steps >= limits.steps)
-            or (limits.updates is not None and updates >= limits.updates)
-            or (limits.minutes is not None and self._progress.seconds >= 60 * limits.minutes)
+            or self._done() >= 1.0
+            or (minutes is not None and self._progress.seconds >= 60 * minutes)
         )
 
-    def _report(self, trainee: Trainee, scalars: Mapping[str, Tensor]) -> None:
-        """Read an update's scalars from the device, all in one copy, before anyone gets its weights."""
-        values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
-        for name in ("loss",) if trainee.skips_overflow else ("loss", "grad_norm"):
-            if not np.isfinite(values[name]):
-                raise TroupeError(
-                    f"learner: the {name} of {trainee.name} is {values[name]} at update "
-                    f"{trainee.updates}; lower algorithm.optimizer.lr, and resume"
-                )
-        for name, value in values.items():
+    # Telling.
+
+    def _report_age(self, trainee: Trainee, pieces: list[Piece]) -> None:
+        """How many turns ago the weights were made that played this."""
+        versions = [piece.cut(piece.block.version) for piece in pieces if piece.steps]
+        if versions:
+            # After a learner's death blocks may come from versions that are yet to be trained again.
+            age = np.maximum(trainee.updates - np.concatenate(versions).astype(np.int64), 0)
+            self._metrics.set("staleness", float(age.mean()))
+            self._metrics.set("staleness_max", int(age.max()))
+
+    def _report(self, trainee: Trainee, scalars: Mapping[str, float]) -> None:
+        """Look at an update's scalars before anyone gets its weights."""
+        fatal = ("loss",) if trainee.skips_overflow else ("loss", "grad_norm")
+        for name, value in scalars.items():
             if np.isfinite(value):
                 self._metrics.set(f"{name}/{trainee.name}", value)
+            elif name.endswith(fatal):
+                raise TroupeError(
+                    f"learner: the {name} of {trainee.name} is {value} at update "
+                    f"{trainee.updates}; lower algorithm.optimizer.lr, and resume"
+                )
         self._report_totals()
 
     def _report_totals(self) -> None:
         self._metrics.set("steps_trained", self._progress.steps)
         self._metrics.set("training_seconds", self._progress.seconds)
-        self._metrics.set("updates", sum(t.updates for t in self._trainees.values()))
+        self._metrics.set("updates", self._updates())
         for trainee in self._trainees.values():
             self._metrics.set(f"updates/{trainee.name}", trainee.updates)
 
-    # The store.
+    # Beginning, and going on.
+
+    def _begin(self, saved: Moment | None) -> None:
+        """Stand where the checkpoint was taken: in the store, and in what waits here."""
+        self._past: dict[str, deque[tuple[int, Columns]]] = {
+            name: deque(saved.past.get(name, {}).items() if saved else (), self._job.lag + 1)
+            for name in self._trainees
+        }
+        self._resume = saved.resume if saved else {}
+        position = self._position(saved.position if saved else None)
+        self._restore_store(position)
+        self._feed = self._make_feed(position)
+
+    def _make_feed(self, position: Position) -> Ring | Turns:
+        if not self._in_lockstep:
+            return Ring(
+                self._trainees,
+                turn_steps(self._job, self._plan),
+                position,
+                whole=self._plan.whole,
+                retained_bytes=retained_bytes(self._job) // 2 if self._plan.replay else 0,
+            )
+        count, turn = self._job.actors.count, self._updates() // len(self._trainees)
+        if turn and len(self._resume) != count:
+            raise CheckpointError(
+                f"actors.count: {count}, the run was saved with {len(self._resume)}; in lockstep it "
+                "can only go on with as many"
+            )
+        return Turns(self._trainees, count, turn, position)
+
+    def _publish_first(self) -> None:
+        """The weights that the first turn is played with; in lockstep, then the word to go."""
+        for trainee in self._trainees.values():
+            for version, weights in list(self._past[trainee.name]):
+                self._publisher.publish(trainee.name, version, weights)
+            self._publish(trainee)
+        if isinstance(self._feed, Turns) and not lockstep.begun(
+            self._ends.board, self._ends.attempt
+        ):
+            self._publisher.settle()
+            turn, count = self._updates() // len(self._trainees), self._job.actors.count
+            lockstep.begin(self._ends.board, self._ends.attempt, turn, self._resume, count)
+
+    def _moment(self) -> Moment:
+        if isinstance(self._feed, Turns):
+            past = {name: dict(list(kept)[:-1]) for name, kept in self._past.items()}
+            return Moment(self._feed.position(), self._feed.resume or self._resume, past)
+        memories = [trainee.memory for trainee in self._trainees.values()]
+        needed = {memory.oldest for memory in memories if memory is not None and memory.oldest}
+        return Moment(self._feed.position(needed))
 
     def _position(self, saved: Position | None) -> Position:
         """Where to go on: a store that came back empty has nothing that was ever consumed."""
@@ -184,12 +255,16 @@ class Session:
 
     def _begin_anew(self) -> None:
         """The store lost its memory: what waited here goes with it, new blocks will come."""
+        if self._in_lockstep:
+            raise TroupeError(
+                "the store was restarted and lost its memory, and with it what actors had played: "
+                "a run in lockstep cannot go on; resume it from its checkpoint"
+            )
         self._restore_store(Position())
         self._intake.resume(self._position(None))
 
     def _restore_store(self, position: Position) -> None:
-        capacity = self._job.store.capacity
-        retained = min(_MAX_RETAINED_BYTES, self._job.store.memory_mb * 2**20 // 2)
+        limits = limits_of(self._job, self._plan)
         # Rows behind the position that are consumed already are counted when they come again.
         self._ends.replay.restore(
             samples=self._progress.consumed - sum(position.rows.values()),
@@ -197,16 +272,14 @@ class Session:
             attempt=self._ends.attempt,
             position=position.after,
         )
-        self._ends.replay.configure(Limits(capacity, self._job.store.max_staleness, retained))
-        self._metrics.set("capacity_steps", capacity)
+        self._ends.replay.configure(limits)
+        self._metrics.set("capacity_steps", limits.capacity_steps)
 
 
-def _trainees(
-    job: Job, algorithm: algorithms.Algorithm, policies: Mapping[str, Spaces]
-) -> dict[str, Trainee]:
+def _trainees(job: Job, policies: Mapping[str, Spaces]) -> dict[str, Trainee]:
     device = resolve_device(job.learner.device)
     hardware = Hardware(device, resolve_precision(job.learner.precision, device))
     return {
-        name: Trainee(name, spaces, job.network, algorithm, hardware, job.seed)
+        name: Trainee(name, spaces, job.network, algorithms.load(job.algorithm), hardware, job.seed)
         for name, spaces in policies.items()
     }

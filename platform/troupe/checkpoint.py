@@ -2,8 +2,11 @@
 
     RUN/checkpoints/step-000001920000/
         manifest.json                   who wrote it, counters, position, random states, checksums
-        landlord.weights.safetensors    one file of weights and one of optimizer state per policy
-        landlord.optimizer.safetensors
+        landlord.weights.safetensors    per policy its weights, and what else its training depends
+        landlord.state.safetensors      on: optimizers, target network
+        landlord.weights-11.safetensors in lockstep with a lag: versions that are still to be played with
+        landlord.replay.safetensors     in lockstep: the steps that it may learn from again
+        actors.safetensors              in lockstep: what each actor needs for the next turn
 
 A checkpoint is written in a hidden folder, forced to the disk, then renamed. What a
 crash leaves behind is ignored by readers and removed by the next save.
@@ -28,7 +31,7 @@ import xxhash
 from troupe.episodes import Array, Columns
 from troupe.errors import TroupeError
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-\d{12,}")
@@ -63,8 +66,18 @@ class Checkpoint:
     """By policy; also the version of its weights."""
     weights: Mapping[str, Columns]
     """By policy: tensors by parameter name."""
-    optimizers: Mapping[str, Columns] = field(default_factory=dict)
-    """By policy: the optimizer's tensors by name."""
+    states: Mapping[str, Columns] = field(default_factory=dict)
+    """By policy: what else its training depends on, tensors by name."""
+    past: Mapping[str, Mapping[int, Columns]] = field(default_factory=dict)
+    """By policy: earlier weights that are still to be played with, by version."""
+    replays: Mapping[str, Columns] = field(default_factory=dict)
+    """By policy: what its replay memory holds."""
+    resume: Mapping[int, bytes] = field(default_factory=dict)
+    """By actor: what it needs to play the next turn."""
+    settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By policy: settings that its algorithm moves as it goes."""
+    documents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What else is saved with the run, by name, as JSON can hold it."""
     counters: Mapping[str, float] = field(default_factory=dict)
     """What else has been counted, such as seconds of training."""
     positions: Mapping[str, Position] = field(default_factory=dict)
@@ -83,6 +96,8 @@ class _Manifest(pydantic.BaseModel):
     counters: dict[str, float]
     positions: dict[str, Position]
     random: dict[str, dict[str, object]]
+    settings: dict[str, dict[str, float]]
+    documents: dict[str, dict[str, object]]
     files: dict[Annotated[str, pydantic.Field(pattern=_FILE)], str]
     """By file name: the XXH3 checksum of its bytes."""
 
@@ -150,7 +165,11 @@ def load(path: Path) -> Checkpoint:
     missing = [_weights(policy) for policy in manifest.updates if _weights(policy) not in tensors]
     if missing:
         raise CheckpointError(f"{path / MANIFEST}: names no file {missing[0]}; {_REMEDY}")
-    optimizers = {p: tensors[_optimizer(p)] for p in manifest.updates if _optimizer(p) in tensors}
+    past: dict[str, dict[int, Columns]] = {}
+    for file, columns in tensors.items():
+        if found := _PAST.fullmatch(file):
+            past.setdefault(found["policy"], {})[int(found["version"])] = columns
+    actors = tensors.get(_ACTORS, {})
     return Checkpoint(
         run=manifest.run,
         game=manifest.game,
@@ -158,7 +177,12 @@ def load(path: Path) -> Checkpoint:
         step=manifest.step,
         updates=manifest.updates,
         weights={policy: tensors[_weights(policy)] for policy in manifest.updates},
-        optimizers=optimizers,
+        states={p: tensors[_state(p)] for p in manifest.updates if _state(p) in tensors},
+        past=past,
+        replays={p: tensors[_replay(p)] for p in manifest.updates if _replay(p) in tensors},
+        resume={int(slot): column.tobytes() for slot, column in actors.items()},
+        settings=manifest.settings,
+        documents=manifest.documents,
         counters=manifest.counters,
         positions=manifest.positions,
         random=manifest.random,
@@ -186,16 +210,40 @@ def _weights(policy: str) -> str:
     return f"{policy}.weights.safetensors"
 
 
-def _optimizer(policy: str) -> str:
-    return f"{policy}.optimizer.safetensors"
+def _state(policy: str) -> str:
+    return f"{policy}.state.safetensors"
+
+
+def _past(policy: str, version: int) -> str:
+    return f"{policy}.weights-{version}.safetensors"
+
+
+def _replay(policy: str) -> str:
+    return f"{policy}.replay.safetensors"
+
+
+_PAST = re.compile(r"(?P<policy>.+)\.weights-(?P<version>\d+)\.safetensors")
+_ACTORS = "actors.safetensors"
+
+
+def _tensors(state: Checkpoint) -> dict[str, Columns]:
+    """By file name."""
+    held = {_weights(policy): tensors for policy, tensors in state.weights.items()}
+    held |= {_state(policy): tensors for policy, tensors in state.states.items()}
+    held |= {_replay(policy): tensors for policy, tensors in state.replays.items()}
+    for policy, versions in state.past.items():
+        held |= {_past(policy, version): tensors for version, tensors in versions.items()}
+    if state.resume:
+        actors = state.resume.items()
+        held[_ACTORS] = {str(slot): np.frombuffer(data, np.uint8) for slot, data in actors}
+    return held
 
 
 def _write_files(folder: Path, state: Checkpoint) -> None:
-    groups = {_weights(policy): tensors for policy, tensors in state.weights.items()}
-    groups |= {_optimizer(policy): tensors for policy, tensors in state.optimizers.items()}
     files = {}
-    for name, tensors in groups.items():
-        data = safetensors.numpy.save({key: np.ascontiguousarray(tensors[key]) for key in tensors})
+    for name, tensors in _tensors(state).items():
+        # `asarray` rather than `ascontiguousarray`, which gives a single value a dimension.
+        data = safetensors.numpy.save({key: np.asarray(tensors[key], order="C") for key in tensors})
         files[name] = _checksum(data)
         _write(folder / name, data)
     manifest = _Manifest(
@@ -208,6 +256,8 @@ def _write_files(folder: Path, state: Checkpoint) -> None:
         counters=dict(state.counters),
         positions=dict(state.positions),
         random={name: dict(held) for name, held in state.random.items()},
+        settings={name: dict(held) for name, held in state.settings.items()},
+        documents={name: dict(held) for name, held in state.documents.items()},
         files=files,
     )
     _write(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())

@@ -1,0 +1,83 @@
+"""A module whose parameters are views of one buffer: copying or blending all of it is one operation."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from troupe.episodes import Array
+from troupe.errors import TroupeError
+
+
+class FlatModule:
+    """Lays the parameters of a module end to end, group by group.
+
+    The module must not be moved to another device afterwards.
+
+    Args:
+        module: its float32 parameters become views.
+        groups: parameters that shall lie side by side; those of no group follow behind.
+
+    Raises:
+        ValueError: groups have a parameter in common.
+    """
+
+    def __init__(self, module: nn.Module, groups: Sequence[Sequence[nn.Parameter]] = ()) -> None:
+        self._module = module
+        grouped = [parameter for group in groups for parameter in group]
+        if len({id(parameter) for parameter in grouped}) != len(grouped):
+            raise ValueError("a parameter belongs to two groups: which optimizer is to step it?")
+        known = {id(parameter) for parameter in grouped}
+        rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
+        ordered = [*grouped, *rest]
+        self.values = torch.cat([parameter.detach().reshape(-1) for parameter in ordered])
+        """float32 [P]: every parameter."""
+        self.groups = [slice(0, 0)] * len(groups)
+        """Where each group lies in `values`."""
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        self._places: dict[str, tuple[int, torch.Size]] = {}
+        start = 0
+        for parameter in ordered:
+            end = start + parameter.numel()
+            parameter.data = self.values[start:end].view_as(parameter)
+            self._places[names[id(parameter)]] = start, parameter.shape
+            start = end
+        start = 0
+        for index, group in enumerate(groups):
+            end = start + sum(parameter.numel() for parameter in group)
+            self.groups[index] = slice(start, end)
+            start = end
+
+    def weights(self) -> dict[str, Array]:
+        """A copy of the module's tensors in host memory, by name: one copy, and views of it.
+
+        Buffers that belong to the weights, such as running statistics, are among them.
+        """
+        flat = self.values.to("cpu", copy=True).numpy()
+        held: dict[str, Array] = {
+            name: flat[start : start + shape.numel()].reshape(shape)
+            for name, (start, shape) in self._places.items()
+        }
+        for name, tensor in self._module.state_dict().items():
+            if name not in held:
+                held[name] = tensor.to("cpu", copy=True).numpy()
+        return held
+
+    def load_weights(self, tensors: Mapping[str, Array]) -> None:
+        """Take the module's tensors, whole or not at all.
+
+        Raises:
+            TroupeError: a tensor is missing, unknown or of another shape.
+        """
+        own = self._module.state_dict()
+        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if wanted != given:
+            name = next(n for n in {**wanted, **given} if wanted.get(n) != given.get(n))
+            raise TroupeError(
+                f"weights: {name} is {given.get(name)}, this network has {wanted.get(name)}"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(torch.from_numpy(np.array(tensors[name])))
