@@ -140,7 +140,8 @@ class Algorithm:
             "value": value.detach().mean(1).sum() / totals.steps,
             "td_error": error.sum() / totals.steps,
         }
-        return Loss(terms.sum() / totals.steps, metrics, error)
+        priority = None if weight is None else error
+        return Loss(terms.sum() / totals.steps, metrics, priority)
 
 
 def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:

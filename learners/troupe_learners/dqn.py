@@ -108,13 +108,15 @@ class Algorithm:
     ) -> Loss:
         """Huber's loss, or the squared error, of the values of the actions taken."""
         value, target = outputs["value"], minibatch.step["target"]
-        terms = td_loss(value, target, minibatch.step.get("weight"), self._huber)
+        weight = minibatch.step.get("weight")
+        terms = td_loss(value, target, weight, self._huber)
         error = (value.detach() - target).abs()
         metrics = {
             "value": value.detach().sum() / totals.steps,
             "td_error": error.sum() / totals.steps,
         }
-        return Loss(terms.sum() / totals.steps, metrics, error)
+        priority = None if weight is None else error
+        return Loss(terms.sum() / totals.steps, metrics, priority)
 
 
 def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:
