@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from troupe import curves
-from troupe.frame import Evaluation, Frame, Learned, Waits
+from troupe.frame import Evaluation, Frame, Learned, Returns, Waits
 from troupe.jobs.spec import GameSettings, Job
 from troupe.live import LineView, ScreenView, SilentView, open_view
 from troupe.runs import RunFolder
@@ -44,6 +44,7 @@ FRAME = Frame(
         Evaluation("random", 0.947, 0.93, 0.96, 1.2),
         Evaluation("rule", 0.6, 0.57, 0.63, 0.3),
     ),
+    returns=None,
     evaluated=1_400_000,
     progress=0.78,
     seconds_left=75,
@@ -55,6 +56,25 @@ FRAME = Frame(
 JOB = Job(
     name="doudizhu", game=GameSettings(name="doudizhu"), algorithm={"name": "deep_monte_carlo"}
 )
+SOLO = replace(
+    FRAME,
+    capacity=0,
+    backlog=512,
+    learned=(
+        Learned(
+            "agent",
+            390,
+            0.31,
+            0.5,
+            None,
+            1,
+            {"loss": 0.31, "entropy": 0.5512, "policy_loss": -0.0123, "value_loss": 12.75},
+        ),
+    ),
+    evaluations=(),
+    returns=Returns(312.4, 312.4, 487.25, 475.15, 499.35, 487.25),
+)
+"""A run in an environment, in lockstep."""
 EVENTS = [Happening(1e9 + i, f"event {i}, {'which is told at length ' * 8}") for i in range(40)]
 
 
@@ -108,10 +128,30 @@ def test_the_screen_tells_all_that_was_asked_for():
         assert said in text
 
 
+def test_the_screen_of_an_environment_tells_returns_and_no_win_rates():
+    text = "\n".join(drawn(SOLO))
+    for said in (
+        "judged after 1.40 M steps",
+        "playing   312.4",
+        "487.2  ± 12.1",
+        "policy loss    -0.0123",
+        "entropy         0.5512",
+        "actors 1 behind",
+        "steps played    11,420 /s",
+        "queue      512 steps",
+    ):
+        assert said in text
+    for unsaid in ("WP", "evaluation", " 0 steps", "Play"):
+        assert unsaid not in text
+    early = replace(SOLO, learned=(), returns=Returns(None, None, None, None, None, None))
+    assert "WP" not in "\n".join(drawn(early))
+
+
+@pytest.mark.parametrize("frame", [FRAME, SOLO])
 @pytest.mark.parametrize("width", [40, 60, 75, 76, 80, 100, 200])
 @pytest.mark.parametrize("height", [12, 24, 50])
-def test_the_picture_fits_its_terminal(width: int, height: int):
-    lines = drawn(FRAME, width, height)
+def test_the_picture_fits_its_terminal(frame: Frame, width: int, height: int):
+    lines = drawn(frame, width, height)
     assert len(lines) <= height
     assert max(len(line) for line in lines) <= width
     assert any("event 39" in line for line in lines)
@@ -255,6 +295,28 @@ def test_curves_are_drawn_from_the_journal_alone(tmp_path: Path):
     assert loss.lines[0].get_ydata()[0] == pytest.approx(math.exp(-1 / 20))
     assert {drawn.get_label() for drawn in speed.lines} == {"decisions", "steps trained on"}
     assert len(staleness.lines) == 2
+
+
+def test_curves_of_an_environment_show_returns():
+    lines = [
+        {
+            "step": 1000.0 * i,
+            "actor/return/agent": 10.0 * i,
+            "learner/policy_loss/agent": -0.01,
+            "learner/value_loss/agent": 5.0,
+            "evaluator/eval/step": 5000.0 * (i // 5),
+            "evaluator/eval/return": 12.0 * i,
+            "evaluator/eval/return_low": 11.0 * i,
+            "evaluator/eval/return_high": 13.0 * i,
+        }
+        for i in range(1, 21)
+    ]
+    returns, loss, *_ = curves.picture("cartpole-1", lines).axes
+    assert "return" in returns.get_title(loc="left")
+    judged = next(drawn for drawn in returns.lines if drawn.get_label() == "judged")
+    assert list(judged.get_xdata()) == [0, 5000, 10_000, 15_000, 20_000]
+    names = [line.get_label() for line in loss.lines if line.get_label() != "_raw"]
+    assert names == ["policy, agent", "value, agent"]
 
 
 def test_curves_of_a_run_that_never_trained_say_so(tmp_path: Path):

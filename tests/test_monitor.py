@@ -13,8 +13,8 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from troupe.errors import TroupeError
-from troupe.frame import Waits
-from troupe.jobs.spec import GameSettings, Job, StopSettings
+from troupe.frame import Returns, Waits
+from troupe.jobs.spec import EnvironmentSettings, GameSettings, Job, StopSettings
 from troupe.journal import read
 from troupe.monitor import Monitor, outlook
 from troupe.runs import RunFolder
@@ -97,6 +97,34 @@ def test_counters_are_summed_and_rates_follow_the_processes_own_clocks(scene: Sc
     assert frame.waits.learner == pytest.approx(0.2)
     assert frame.memory_mb == 300
     assert frame.workers == 3
+
+
+def test_an_environments_run_is_told_by_its_returns(tmp_path: Path):
+    job = Job(
+        name="pole",
+        environment=EnvironmentSettings(name="CartPole-v1"),
+        algorithm={"name": "ppo"},
+        schedule="lockstep",
+    )
+    scene = Scene(RunFolder.create(tmp_path, job))
+    with Monitor(scene, scene.folder, job, clock=lambda: scene.now) as monitor:
+        first = monitor.poll().returns
+        assert first is not None
+        assert first.playing is first.judged is None
+        for scene.now in (10.0, 20.0):
+            for slot in (0, 1):
+                told = {"return/agent": 100.0 + slot, "length/agent": 90.0, "version/agent": 6.0}
+                scene.tell(f"actor-{slot}", "steps", steps=50 * scene.now, **told)
+            learned = {"updates/agent": 7.0, "value_loss/agent": 3.0, "capacity_steps": 2.0**40}
+            scene.tell("learner-0", **learned)
+            judged = {"eval/return": 120.0, "eval/return_low": 110.0, "eval/return_high": 130.0}
+            scene.tell("evaluator-0", **judged, **{"eval/length": 120.0, "eval/step": 640.0})
+            frame = monitor.poll()
+    assert frame.returns == Returns(100.5, 90.0, 120.0, 110.0, 130.0, 120.0)
+    assert (frame.decisions, frame.decisions_per_second) == (2000, 100)
+    assert frame.learned[0].scalars == {"value_loss": 3.0}
+    assert frame.learned[0].lag == 1
+    assert (frame.capacity, frame.queue_fill, frame.evaluations) == (0, 0.0, ())
 
 
 def test_a_rate_looks_back_ten_seconds():

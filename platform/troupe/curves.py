@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart by colour-blind readers too (Okabe and Ito, 2008)."""
 INK, FAINT, RULE = "#333333", "#8a8a8a", "#e6e6e6"
+EVALUATED, WON = "evaluator/eval/", "/wp"
+RETURN, PLAYING = "evaluator/eval/return", "actor/return/"
 SMOOTHED = 0.05
 """Reach of a smoothed curve, as a share of the run."""
 
@@ -53,7 +55,7 @@ def draw(run_folder: Path) -> Path:
 
 
 def picture(name: str, lines: Sequence[Line]) -> "Figure":
-    """Four panels over the steps trained on: play, loss, speed, staleness."""
+    """Four panels over the steps trained on: play or returns, loss, speed, staleness."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,7 +64,8 @@ def picture(name: str, lines: Sequence[Line]) -> "Figure":
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     figure.suptitle(_headline(name, lines), color=INK, fontsize=12, x=0.015, ha="left")
     panels = figure.subplots(2, 2, sharex=True).flat
-    for panel, content in zip(panels, (_play, _loss, _speed, _staleness), strict=True):
+    success = _returns if _is_solo(lines) else _play
+    for panel, content in zip(panels, (success, _loss, _speed, _staleness), strict=True):
         _plain(panel)
         content(panel, lines)
         if panel.get_legend_handles_labels()[1]:
@@ -80,36 +83,60 @@ def _headline(name: str, lines: Sequence[Line]) -> str:
     return f"{name}: {short(last['step'])} steps in {trained}"
 
 
+def _is_solo(lines: Sequence[Line]) -> bool:
+    """Whether episodes of an environment were played, rather than games against someone."""
+    names = {name for line in lines for name in line}
+    against = any(name.startswith(EVALUATED) and name.endswith(WON) for name in names)
+    return not against and any(name.startswith((RETURN, PLAYING)) for name in names)
+
+
+def _returns(panel: "Axes", lines: Sequence[Line]) -> None:
+    panel.set_title("return, with 95 % interval", loc="left", color=INK, fontsize=10)
+    for series in _series(lines, PLAYING):
+        _smoothed(panel, series, FAINT, "while it plays")
+    _judged(panel, lines, RETURN, COLOURS[0], "judged")
+
+
 def _play(panel: "Axes", lines: Sequence[Line]) -> None:
     panel.set_title("win rate, with 95 % interval", loc="left", color=INK, fontsize=10)
     panel.set_ylim(0, 1)
     panel.axhline(0.5, color=FAINT, linewidth=0.8, linestyle=(0, (1, 3)), label="_half")
-    for series, colour in zip(_series(lines, "evaluator/eval/", "/wp"), cycle(COLOURS)):
-        about = f"evaluator/eval/{series.name}/wp"
-        at = {line["evaluator/eval/step"]: line for line in lines if about in line}
-        steps = sorted(at)
-        low = [at[step].get(f"{about}_low", at[step][about]) for step in steps]
-        high = [at[step].get(f"{about}_high", at[step][about]) for step in steps]
-        panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(
-            steps,
-            [at[step][about] for step in steps],
-            color=colour,
-            linewidth=1.6,
-            marker="o",
-            markersize=3,
-            label=f"against {series.name}",
-        )
+    for series, colour in zip(_series(lines, EVALUATED, WON), cycle(COLOURS)):
+        name = f"{EVALUATED}{series.name}{WON}"
+        _judged(panel, lines, name, colour, f"against {series.name}")
+
+
+def _judged(panel: "Axes", lines: Sequence[Line], name: str, colour: str, label: str) -> None:
+    """A result over the steps of the weights that were judged, with its interval."""
+    at = {line["evaluator/eval/step"]: line for line in lines if name in line}
+    steps = sorted(at)
+    low = [at[step].get(f"{name}_low", at[step][name]) for step in steps]
+    high = [at[step].get(f"{name}_high", at[step][name]) for step in steps]
+    panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.plot(
+        steps,
+        [at[step][name] for step in steps],
+        color=colour,
+        linewidth=1.6,
+        marker="o",
+        markersize=3,
+        label=label,
+    )
 
 
 def _loss(panel: "Axes", lines: Sequence[Line]) -> None:
+    """One loss for each policy, or for each group of its parameters that has one of its own."""
     panel.set_title("loss", loc="left", color=INK, fontsize=10)
-    for series, colour in zip(_series(lines, "learner/loss/"), cycle(COLOURS)):
-        panel.plot(
-            series.steps, series.values, color=colour, alpha=0.2, linewidth=0.8, label="_raw"
-        )
-        smooth = _smooth(series.values)
-        panel.plot(series.steps, smooth, color=colour, linewidth=1.6, label=series.name)
+    whole = [*_series(lines, "learner/loss/")]
+    parts = [s for s in _series(lines, "learner/") if "_loss/" in s.name]
+    for series, colour in zip(whole or parts, cycle(COLOURS)):
+        _smoothed(panel, series, colour, series.name.replace("_loss/", ", "))
+
+
+def _smoothed(panel: "Axes", series: Series, colour: str, label: str) -> None:
+    panel.plot(series.steps, series.values, color=colour, alpha=0.2, linewidth=0.8, label="_raw")
+    smooth = _smooth(series.values)
+    panel.plot(series.steps, smooth, color=colour, linewidth=1.6, label=label)
 
 
 def _speed(panel: "Axes", lines: Sequence[Line]) -> None:

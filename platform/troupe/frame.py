@@ -1,7 +1,7 @@
 """One look at a whole run: what the live view shows and `metrics.jsonl` and TensorBoard keep."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NOTICEABLE = 0.05
 """Share of its time from which on a side is said to wait."""
@@ -19,6 +19,8 @@ class Learned:
     """Mean predicted value of the newest batch."""
     lag: int | None
     """Updates that the weights of the slowest actor are behind."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """All that its algorithm tells of the newest batch, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,22 @@ class Evaluation:
     """Ends of the 95 % confidence interval of `wp`."""
     adp: float | None
     """Average points per game."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """What episodes of an environment brought: undiscounted."""
+
+    playing: float | None
+    """Mean of the newest episodes of all actors, exploration included."""
+    playing_length: float | None
+    """Mean steps of those."""
+    judged: float | None
+    """Mean of the newest evaluation."""
+    judged_low: float | None
+    judged_high: float | None
+    """Ends of the 95 % confidence interval of `judged`."""
+    judged_length: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +99,14 @@ class Frame:
     backlog: int
     """Steps that are made but not trained on."""
     capacity: int
-    """Steps that may be in the backlog before actors wait."""
+    """Steps that may be in the backlog before actors wait; 0 where turns bound it."""
     staleness: float | None
     """Updates between the weights that made a step and those trained by it: mean of a batch."""
     staleness_max: float | None
     learned: tuple[Learned, ...]
     evaluations: tuple[Evaluation, ...]
+    returns: Returns | None
+    """None where a game is played."""
     evaluated: int
     """Steps that the evaluated weights were trained on."""
     progress: float | None
@@ -103,6 +123,11 @@ class Frame:
     def training(self) -> bool:
         """Whether the learner is there."""
         return "learner/steps_trained" in self.reported
+
+    @property
+    def played(self) -> str:
+        """What `decisions` counts, for a person."""
+        return "decisions" if self.returns is None else "steps played"
 
     @property
     def queue_fill(self) -> float:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from troupe.frame import Frame
+from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
 from troupe.runs import RunFolder
 from troupe.screen import Happening, clock_text, picture
@@ -46,7 +47,7 @@ def open_view(job: Job, folder: RunFolder, console: Console | None = None) -> Vi
     console = console or Console()
     capable = console.is_terminal and not console.is_dumb_terminal
     if capable and not console.options.ascii_only:
-        return ScreenView(folder.name, job.game.name, console)
+        return ScreenView(folder.name, title(job), console)
     return LineView(console)
 
 
@@ -162,10 +163,10 @@ def line(frame: Frame) -> str:
     losses = [policy.loss for policy in frame.learned if policy.loss is not None]
     parts = [
         f"step {frame.step:,}" + (f" ({frame.progress:.0%})" if frame.progress is not None else ""),
-        f"{frame.decisions_per_second:,.0f} decisions/s",
+        f"{frame.decisions_per_second:,.0f} {frame.played}/s",
         f"{frame.steps_per_second:,.0f} steps/s",
         f"{frame.updates_per_second:.1f} updates/s",
-        f"queue {frame.queue_fill:.0%}",
+        f"queue {frame.queue_fill:.0%}" if frame.capacity else f"queue {frame.backlog:,}",
         f"waiting: {', '.join(frame.waits.phrases())}",
     ]
     if frame.staleness is not None:
@@ -173,6 +174,10 @@ def line(frame: Frame) -> str:
     if losses:
         parts.append(f"loss {sum(losses) / len(losses):.3f}")
     parts += [f"WP {e.wp:.3f} against {e.opponent}" for e in frame.evaluations]
+    if frame.returns is not None and frame.returns.playing is not None:
+        parts.append(f"return {frame.returns.playing:.1f}")
+    if frame.returns is not None and frame.returns.judged is not None:
+        parts.append(f"judged {frame.returns.judged:.1f}")
     parts.append(f"{frame.memory_mb:,.0f} MB")
     if frame.seconds_left is not None:
         parts.append(f"{clock_text(frame.seconds_left)} left")

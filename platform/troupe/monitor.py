@@ -12,7 +12,7 @@ from typing import Protocol
 from redis.exceptions import RedisError
 
 from troupe.errors import TroupeError
-from troupe.frame import Evaluation, Frame, Learned, Waits
+from troupe.frame import Evaluation, Frame, Learned, Returns, Waits
 from troupe.jobs.spec import Job, StopSettings
 from troupe.journal import Journal
 from troupe.runs import RunFolder
@@ -48,6 +48,8 @@ class Monitor:
         # A store that outlives a launcher still shows what the attempt before put up.
         self._left_behind = dict(board.snapshots())
         self._limits = job.stop
+        self._solo = job.game is None
+        self._bounded = job.schedule != "lockstep"
         self._attempt = folder.attempts
         self._clock, self._wall = clock, wall
         self._start = clock()
@@ -136,6 +138,7 @@ class Monitor:
         reported = report(self._tracks)
         progress, seconds_left = outlook(self._limits, reported)
         before = self._journal.last.get("decisions", 0.0)
+        decided = "steps" if self._solo else "decisions"
         return Frame(
             time=self._wall(),
             elapsed=now - self._start,
@@ -143,18 +146,19 @@ class Monitor:
             workers=len(alive),
             step=int(reported.get("learner/steps_trained", 0)),
             updates=int(reported.get("learner/updates", 0)),
-            decisions=before + reported.get("actor/decisions", 0.0),
-            decisions_per_second=sum(track.rate("decisions") for track in actors),
+            decisions=before + reported.get(f"actor/{decided}", 0.0),
+            decisions_per_second=sum(track.rate(decided) for track in actors),
             steps_per_second=sum(track.rate("steps_trained") for track in learners),
             updates_per_second=sum(track.rate("updates") for track in learners),
             waits=Waits(blocked(actors), blocked(learners)),
             waiting_for=self._waiting_for,
             backlog=int(reported.get("learner/backlog_steps", 0)),
-            capacity=int(reported.get("learner/capacity_steps", 0)),
+            capacity=int(reported.get("learner/capacity_steps", 0)) if self._bounded else 0,
             staleness=reported.get("learner/staleness"),
             staleness_max=reported.get("learner/staleness_max"),
             learned=tuple(learned(reported, actors)),
             evaluations=tuple(evaluations(reported)),
+            returns=returns(reported) if self._solo else None,
             evaluated=int(reported.get("evaluator/eval/step", 0)),
             progress=progress,
             seconds_left=seconds_left,
@@ -204,7 +208,34 @@ def learned(reported: Mapping[str, float], actors: Sequence[Track]) -> Iterator[
             grad_norm=reported.get(f"learner/grad_norm/{policy}"),
             value=reported.get(f"learner/value/{policy}"),
             lag=max(0, updates - int(min(versions))) if versions else None,
+            scalars=told_of(policy, reported),
         )
+
+
+def told_of(policy: str, reported: Mapping[str, float]) -> dict[str, float]:
+    """What the learner tells of a policy by name, besides counts."""
+    start, end = "learner/", f"/{policy}"
+    return {
+        name.removeprefix(start).removesuffix(end): value
+        for name, value in reported.items()
+        if name.startswith(start) and name.endswith(end) and name != f"{start}updates{end}"
+    }
+
+
+def returns(reported: Mapping[str, float]) -> Returns:
+    """What the episodes of the one policy brought."""
+
+    def mean(start: str) -> float | None:
+        return next((value for name, value in reported.items() if name.startswith(start)), None)
+
+    return Returns(
+        playing=mean("actor/return/"),
+        playing_length=mean("actor/length/"),
+        judged=reported.get("evaluator/eval/return"),
+        judged_low=reported.get("evaluator/eval/return_low"),
+        judged_high=reported.get("evaluator/eval/return_high"),
+        judged_length=reported.get("evaluator/eval/length"),
+    )
 
 
 def evaluations(reported: Mapping[str, float]) -> Iterator[Evaluation]:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from troupe.frame import Evaluation, Frame, Learned
+from troupe.frame import Evaluation, Frame, Learned, Returns
 
 WIDEST = 100
 NARROW = 76
@@ -22,6 +22,8 @@ HEADER, NOTES = 2, 3
 FOOTER = 3 + NOTES
 """Lines below the blocks: one blank, one on the machine, one on waiting, and a few events."""
 SCALE = "0        ½        1"
+MOST_SCALARS = 6
+"""Of an algorithm's numbers, in a block."""
 LABEL, TITLE, ACCENT, ALARM = "dim", "bold", "cyan", "bold red"
 
 
@@ -74,11 +76,13 @@ def picture(
 
 def _rows(frame: Frame, width: int) -> list[list[Block]]:
     if width + 2 < NARROW:
-        blocks = [_throughput(frame), _play(frame), _learning(frame.learned), _flow(frame, width)]
-        return [[block] for block in blocks]
+        return [
+            [block]
+            for block in (_throughput(frame), _play(frame), _learning(frame), _flow(frame, width))
+        ]
     column = (width - GAP) // 2
     return [
-        [_throughput(frame), _learning(frame.learned)],
+        [_throughput(frame), _learning(frame)],
         [_flow(frame, column), _play(frame)],
     ]
 
@@ -124,7 +128,7 @@ def _throughput(frame: Frame) -> Block:
     rows.columns[1].min_width = 10
     rows.columns[2].min_width = 9
     for name, rate, total in (
-        ("decisions", f"{frame.decisions_per_second:,.0f}", frame.decisions),
+        (frame.played, f"{frame.decisions_per_second:,.0f}", frame.decisions),
         ("trained steps", f"{frame.steps_per_second:,.0f}", frame.step),
         ("updates", f"{frame.updates_per_second:.1f}", frame.updates),
     ):
@@ -134,11 +138,13 @@ def _throughput(frame: Frame) -> Block:
     return Block("Throughput", rows)
 
 
-def _learning(learned: Sequence[Learned]) -> Block:
+def _learning(frame: Frame) -> Block:
+    if frame.returns is not None and len(frame.learned) == 1:
+        return _scalars(frame.learned[0])
     rows = _lines("left", "right", "right", "right", header=("", "loss", "updates", "lag"))
     for column, width in zip(rows.columns[1:], (7, 7, 3), strict=True):
         column.min_width = width
-    for policy in learned:
+    for policy in frame.learned:
         loss = "" if policy.loss is None else f"{policy.loss:.4f}"
         rows.add_row(
             Text(policy.policy, LABEL, overflow="ellipsis"),
@@ -149,12 +155,29 @@ def _learning(learned: Sequence[Learned]) -> Block:
     return Block("Learning", rows)
 
 
+def _scalars(learned: Learned) -> Block:
+    """What the algorithm tells of its one policy: losses first, then the rest."""
+    rows = _lines("left", "right")
+    rows.columns[1].min_width = 9
+    losses = [name for name in learned.scalars if name.endswith("_loss")]
+    others = [name for name in learned.scalars if name not in ("loss", *losses)]
+    for name in (losses + others)[:MOST_SCALARS]:
+        value = learned.scalars[name]
+        shown = Text(f"{value:.4g}", "" if math.isfinite(value) else ALARM)
+        rows.add_row(Text(name.replace("_", " "), LABEL), shown)
+    behind = "" if learned.lag is None else f", actors {learned.lag} behind"
+    return Block(f"Learning{behind}", rows)
+
+
 def _flow(frame: Frame, width: int) -> Block:
     rows = _lines("left", "left")
-    filled = Table.grid(padding=(0, 1, 0, 0))
-    filled.add_row(_bar(frame.queue_fill, max(width - 20, 8)), f"{frame.queue_fill:>4.0%}")
-    rows.add_row(Text("queue", LABEL), filled)
-    rows.add_row("", Text(f"{frame.backlog:,} of {frame.capacity:,} steps", LABEL))
+    if frame.capacity:
+        filled = Table.grid(padding=(0, 1, 0, 0))
+        filled.add_row(_bar(frame.queue_fill, max(width - 20, 8)), f"{frame.queue_fill:>4.0%}")
+        rows.add_row(Text("queue", LABEL), filled)
+        rows.add_row("", Text(f"{frame.backlog:,} of {frame.capacity:,} steps", LABEL))
+    else:
+        rows.add_row(Text("queue", LABEL), f"{frame.backlog:,} steps")
     if frame.staleness is not None:
         stale = f"{frame.staleness:.1f} updates, at most {frame.staleness_max or 0:.0f}"
         rows.add_row(Text("staleness", LABEL), stale)
@@ -164,6 +187,8 @@ def _flow(frame: Frame, width: int) -> Block:
 
 
 def _play(frame: Frame) -> Block:
+    if frame.returns is not None:
+        return _returns(frame, frame.returns)
     if not frame.evaluations:
         rows = _lines("left")
         rows.add_row(Text("no evaluation yet", LABEL))
@@ -173,6 +198,23 @@ def _play(frame: Frame) -> Block:
         opponent = Text(evaluation.opponent, LABEL, overflow="ellipsis")
         rows.add_row(opponent, f"{evaluation.wp:.3f}", interval(evaluation))
     return Block(f"Play, after {short(frame.evaluated)} steps", rows)
+
+
+def _returns(frame: Frame, returns: Returns) -> Block:
+    rows = _lines("left", "right", "left", "right", header=("", "return", "95 %", "length"))
+    playing, judged = returns.playing, returns.judged
+    rows.add_row(Text("playing", LABEL), _figure(playing), "", _figure(returns.playing_length))
+    spread = ""
+    if judged is not None and returns.judged_high is not None:
+        spread = f"± {returns.judged_high - judged:.1f}"
+    length = _figure(returns.judged_length)
+    rows.add_row(Text("judged", LABEL), _figure(judged), Text(spread, LABEL), length)
+    after = "" if judged is None else f", judged after {short(frame.evaluated)} steps"
+    return Block(f"Episodes{after}", rows)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
 
 
 def interval(evaluation: Evaluation, width: int = len(SCALE)) -> Text:
