@@ -114,7 +114,7 @@ def test_an_environments_run_is_told_by_its_returns(tmp_path: Path):
         for scene.now in (10.0, 20.0):
             for slot in (0, 1):
                 told = {"return/agent": 100.0 + slot, "length/agent": 90.0, "version/agent": 6.0}
-                scene.tell(f"actor-{slot}", "steps", steps=50 * scene.now, **told)
+                scene.tell(f"actor-{slot}", "decisions", decisions=50 * scene.now, **told)
             learned = {"updates/agent": 7.0, "value_loss/agent": 3.0, "capacity_steps": 2.0**40}
             scene.tell("learner-0", **learned)
             judged = {"eval/return": 120.0, "eval/return_low": 110.0, "eval/return_high": 130.0}

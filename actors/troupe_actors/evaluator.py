@@ -64,7 +64,7 @@ class Matches:
 
     def __init__(self, job: Job) -> None:
         self._game = arena.game_of(job)
-        self._agent = PolicyAgent(job.name, self._game, job, job.actors.precision)
+        self._agent = PolicyAgent(job.name, self._game, job)
         self.policies: Sequence[str] = sorted(set(self._agent.policies))
         self._opponents = [
             agents.load(name, self._game, key="evaluation.against")
@@ -97,7 +97,7 @@ class Solo:
     def __init__(self, job: Job, settings: EnvironmentSettings) -> None:
         self._count = job.evaluation.episodes
         self._driver = trials.make(settings, self._count)
-        self._soloist = Soloist(job.name, job, self._driver.spaces, job.actors.precision)
+        self._soloist = Soloist(job.name, job, self._driver.spaces)
         self.policies: Sequence[str] = [self._soloist.policy]
 
     def load(self, policy: str, tensors: Mapping[str, Array]) -> None:

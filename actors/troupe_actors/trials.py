@@ -18,10 +18,10 @@ from troupe.episodes import Array, Columns
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.roles import AGENT
 from troupe.jobs.spec import EnvironmentSettings, Job
-from troupe.policies import Acting, Decisions, Spaces, create_acting
-from troupe.policies.devices import resolve_device, resolve_precision
+from troupe.policies import Acting, Decisions, Spaces
 from troupe.runs import RunFolder
 from troupe_actors.environments import Driver, Seeds, create
+from troupe_actors.sources import make_acting
 from troupe_actors.statistics import Interval, mean_interval
 
 AT_ONCE = 16
@@ -106,12 +106,10 @@ class Result:
 class Soloist:
     """The policy of an environment's job; its weights are to be loaded."""
 
-    def __init__(self, name: str, job: Job, spaces: Spaces, precision: str = "fp32") -> None:
+    def __init__(self, name: str, job: Job, spaces: Spaces) -> None:
         self.name = name
         self.policy = job.policies.get(AGENT, AGENT)
-        device = resolve_device(job.actors.device, prefer_gpu=False)
-        dtype = resolve_precision(precision, device)
-        self.acting: Acting = create_acting(spaces, job.network, device, dtype)
+        self.acting = make_acting(job, spaces)
         self.exploration = job.evaluation.exploration
 
 

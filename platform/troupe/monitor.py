@@ -138,7 +138,6 @@ class Monitor:
         reported = report(self._tracks)
         progress, seconds_left = outlook(self._limits, reported)
         before = self._journal.last.get("decisions", 0.0)
-        decided = "steps" if self._solo else "decisions"
         return Frame(
             time=self._wall(),
             elapsed=now - self._start,
@@ -146,8 +145,8 @@ class Monitor:
             workers=len(alive),
             step=int(reported.get("learner/steps_trained", 0)),
             updates=int(reported.get("learner/updates", 0)),
-            decisions=before + reported.get(f"actor/{decided}", 0.0),
-            decisions_per_second=sum(track.rate(decided) for track in actors),
+            decisions=before + reported.get("actor/decisions", 0.0),
+            decisions_per_second=sum(track.rate("decisions") for track in actors),
             steps_per_second=sum(track.rate("steps_trained") for track in learners),
             updates_per_second=sum(track.rate("updates") for track in learners),
             waits=Waits(blocked(actors), blocked(learners)),

@@ -1,10 +1,10 @@
 """The policies of a run as an agent: each seat by its own network, exploring as its evaluation says."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gymnasium.spaces import MultiBinary
 from numpy.typing import NDArray
 
 from troupe import checkpoint as checkpoints
@@ -13,28 +13,23 @@ from troupe.episodes import Array
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
-from troupe.policies import Acting, Decisions, create_acting
-from troupe.policies.devices import resolve_device, resolve_precision
+from troupe.policies import Acting, Decisions
 from troupe.runs import RunFolder
 from troupe_actors.agents import Position
-from troupe_actors.games import Game, rows_of
+from troupe_actors.games import Game, cut, rows_of
+from troupe_actors.sources import make_acting
 
 
 class PolicyAgent:
     """Plays every seat with the policy that the job gives it."""
 
-    def __init__(self, name: str, game: Game, job: Job, precision: str = "fp32") -> None:
+    def __init__(self, name: str, game: Game, job: Job) -> None:
         self.name = name
         self.policies = tuple(job.policies.get(seat, seat) for seat in game.seats)
         """By seat."""
         self._exploration = job.evaluation.exploration
-        self._widths = [_widths(game, seat) for seat in range(len(game.seats))]
-        device = resolve_device(job.actors.device, prefer_gpu=False)
-        dtype = resolve_precision(precision, device)
-        self._acting: Sequence[Acting] = [
-            create_acting(game.spaces(seat), job.network, device, dtype)
-            for seat in range(len(game.seats))
-        ]
+        self._spaces = [game.spaces(seat) for seat in range(len(game.seats))]
+        self._acting: Sequence[Acting] = [make_acting(job, spaces) for spaces in self._spaces]
 
     def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
         """Take the weights of one policy, for every seat that it plays."""
@@ -64,12 +59,10 @@ class PolicyAgent:
     def _decisions(self, position: Position, seat: int, tables: NDArray[np.int64]) -> Decisions:
         rows, offsets = rows_of(position.offsets, tables)
         observation = {
-            name: position.observation[name][tables][:, :width]
-            if width
-            else position.observation[name][tables]
-            for name, width in self._widths[seat].items()
+            name: cut(position.observation[name], space)[tables]
+            for name, space in self._spaces[seat].observation.items()
         }
-        return Decisions(observation, position.legal[rows], offsets)
+        return Decisions(observation, cut(position.legal, self._spaces[seat].action)[rows], offsets)
 
 
 def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAgent:
@@ -84,7 +77,8 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
     if title(job) != game.name:
         raise UserError(f"{folder}: this run plays {title(job)}, not {game.name}")
     path = run.saved(checkpoint)
-    agent = PolicyAgent(run.name, game, job)
+    exact = replace(job, actors=replace(job.actors, precision="fp32"))
+    agent = PolicyAgent(run.name, game, exact)
     for policy in sorted(set(agent.policies)):
         tensors = checkpoints.load_policy(path, policy)
         try:
@@ -92,11 +86,3 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
         except TroupeError as error:
             raise CheckpointError(f"{path}: {policy}: {error}; was job.yaml changed?") from None
     return agent
-
-
-def _widths(game: Game, seat: int) -> dict[str, int | None]:
-    """Bytes of each column of a seat's observation that is made of bits, by name; None for others."""
-    return {
-        name: -(-int(np.prod(space.shape)) // 8) if isinstance(space, MultiBinary) else None
-        for name, space in game.spaces(seat).observation.items()
-    }
