@@ -18,7 +18,7 @@ from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.distributions import distribution_of
 from troupe.policies.inputs import MASK, Encoder, Inputs, mask_size, unpacked
 from troupe.policies.memory import Memory
-from troupe.policies.normaliser import RewardScale
+from troupe.policies.normaliser import Moments
 from troupe.policies.perceptron import Layers, Perceptron, initialise_orthogonally
 
 STOCHASTIC = frozenset({"log_prob", "entropy", "distribution"})
@@ -61,7 +61,8 @@ class ActorCritic(nn.Module):
         self.critic = Perceptron(width, hidden, own, 1, activation)
         self.log_std = nn.Parameter(torch.zeros(numbers)) if numbers else None
         """Logarithms of standard deviations, the same in every state."""
-        self.rewards = RewardScale(enabled=network.normalise_reward)
+        self.returns = Moments(1) if network.normalise_reward else None
+        """Of running discounted returns."""
         initialise_orthogonally(self, {self.policy.linear[-1]: 0.01, self.critic.linear[-1]: 1.0})
 
     def group(self, name: str) -> list[nn.Parameter]:
@@ -123,11 +124,15 @@ class ActorCritic(nn.Module):
 
     def observe_returns(self, returns: Tensor, add_up: Callable[[Tensor], Tensor]) -> None:
         """Merge the moments of running discounted returns, float [S], if rewards are normalised."""
-        self.rewards.observe(returns, add_up)
+        if self.returns is not None:
+            self.returns.observe(returns.view(-1, 1), add_up)
 
     def reward_scale(self) -> Tensor:
-        """What rewards are to be multiplied by, a float32 scalar."""
-        return self.rewards.scale()
+        """What rewards are to be multiplied by, a float32 scalar: one over the returns' deviation."""
+        if self.returns is None:
+            return torch.ones(())
+        _, deviation = self.returns.mean_and_deviation()
+        return 1.0 / deviation.squeeze(0)
 
     def outputs(
         self, observation: Mapping[str, Tensor], state: Mapping[str, Tensor]

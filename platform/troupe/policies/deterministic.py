@@ -18,7 +18,6 @@ from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.fitting import refuse_options, unfit
 from troupe.policies.inputs import Encoder, Inputs
-from troupe.policies.normaliser import RewardScale
 from troupe.policies.perceptron import Layers, Perceptron
 
 
@@ -41,7 +40,7 @@ class Deterministic(nn.Module):
 
     low: Tensor
     high: Tensor
-    """float32 [D]: bounds of the actions."""
+    """float32, of the action's shape: its bounds."""
     updates: Tensor
     """int64 scalar, part of the weights: optimizer steps so far; at 0, actors act at random."""
 
@@ -53,18 +52,16 @@ class Deterministic(nn.Module):
             raise unfit("deterministic", space, "a Box of floats with finite bounds")
         refuse_options("deterministic", network)
         assert isinstance(space, gym.Box)
-        self.shape = space.shape
-        low, high = (np.asarray(b, np.float32).reshape(-1) for b in (space.low, space.high))
-        self.register_buffer("low", torch.tensor(low), persistent=False)
-        self.register_buffer("high", torch.tensor(high), persistent=False)
+        low, high = torch.tensor(space.low).float(), torch.tensor(space.high).float()
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.inputs = Inputs(spaces, normalise=network.normalise_observation)
-        self.rewards = RewardScale(enabled=network.normalise_reward)
         self.encoder = Encoder(self.inputs)
         """The actor's."""
         self.critics_encoder = Encoder(self.inputs)
         width, hidden, layers = self.encoder.width, network.hidden, network.layers
-        actions, activation = low.size, network.activation
+        actions, activation = low.numel(), network.activation
         self.actor = Perceptron(width, hidden, layers, actions, activation)
         self.critics = nn.ModuleList(
             Perceptron(width + actions, hidden, layers, 1, activation)
@@ -88,11 +85,15 @@ class Deterministic(nn.Module):
         """What is asked of every step.
 
         `value`, of the action given: [S], or [S, critics] where there are two.
+        `policy_action` [S, ...]: mu(s), within its bounds.
         `policy_value` [S]: of mu(s), by the first critic, whose parameters get no gradient from it.
         """
-        assert set(want) <= {"value", "policy_value"}, want
+        assert set(want) <= {"value", "policy_action", "policy_value"}, want
         features = self.inputs.features(steps.observation)
         given: dict[str, Tensor] = {}
+        if "policy_action" in want:
+            shares = self._act(features, steps.observation).view(-1, *self.low.shape)
+            given["policy_action"] = self._centre + self._half * shares
         if "value" in want:
             assert steps.action is not None
             x = self._judged(features, steps.observation, self._shares(steps.action))
@@ -106,29 +107,11 @@ class Deterministic(nn.Module):
             given["policy_value"] = self._critics[0].apply_to(x, frozen=True).squeeze(1)
         return given
 
-    def action(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """mu(s), float32 [S, ...] within the bounds, of raw observations by name [S, ...]."""
-        shares = self._act(self.inputs.features(observation), observation)
-        return (self._centre + self._half * shares).view(-1, *self.shape)
-
-    def perturbed(self, action: Tensor, noise: Tensor) -> Tensor:
-        """An action [S, ...] plus noise of its shape, in shares of half the range, within bounds."""
-        low, high = self.low.view(self.shape), self.high.view(self.shape)
-        return (action + self._half.view(self.shape) * noise).clamp(low, high)
-
     def observe(
         self, observation: Mapping[str, Tensor], add_up: Callable[[Tensor], Tensor]
     ) -> None:
         """Merge the moments of a batch's observations, by name [S, ...], if they are normalised."""
         self.inputs.observe(observation, add_up)
-
-    def observe_returns(self, returns: Tensor, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Merge the moments of running discounted returns, float [S], if rewards are normalised."""
-        self.rewards.observe(returns, add_up)
-
-    def reward_scale(self) -> Tensor:
-        """What rewards are to be multiplied by, a float32 scalar."""
-        return self.rewards.scale()
 
     def outputs(
         self, observation: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -157,7 +140,7 @@ class Deterministic(nn.Module):
 
     def _shares(self, action: Tensor) -> Tensor:
         """[S, ...] in the action's own units -> [S, D] in shares of half the range."""
-        return (action.reshape(len(action), -1) - self._centre) / self._half
+        return ((action - self._centre) / self._half).flatten(1)
 
     def _act(self, features: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         return self.actor.apply_to(self.encoder.encode(features, observation)).tanh()

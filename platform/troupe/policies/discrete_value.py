@@ -19,7 +19,6 @@ from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.fitting import refuse_options, unfit
 from troupe.policies.inputs import MASK, Encoder, Inputs, mask_size, unpacked
-from troupe.policies.normaliser import RewardScale
 from troupe.policies.perceptron import Layers, Perceptron
 
 
@@ -52,9 +51,8 @@ class DiscreteValue(nn.Module):
             raise UserError(
                 f"observation.{MASK}: {size} bits for {spaces.action}; it has one for every action"
             )
-        self._masked = size > 0
+        self._mask = size > 0
         self.inputs = Inputs(spaces, normalise=network.normalise_observation)
-        self.rewards = RewardScale(enabled=network.normalise_reward)
         self.encoder = Encoder(self.inputs)
         width, hidden, activation = self.encoder.width, network.hidden, network.activation
         streams = int(network.duelling and network.layers > 0)
@@ -72,45 +70,26 @@ class DiscreteValue(nn.Module):
         return list(self.parameters())
 
     def evaluate(self, steps: Steps, want: Collection[str]) -> dict[str, Tensor]:
-        """`values` [S, actions], those of illegal actions too, and `value` [S] of the action taken.
+        """`value` [S] of the action taken, and `values` [S, actions], -inf for illegal actions.
 
-        What illegal actions are worth is made up by the network, but finite: choose with `best`.
+        Where none is legal, as after the end of a game, all values stay finite, so that a discount
+        of 0 leaves nothing of them.
         """
         assert set(want) <= {"value", "values"}, want
         values, _ = self.outputs(steps.observation, {})
         given: dict[str, Tensor] = {}
         if "values" in want:
-            given["values"] = values
+            given["values"] = self._masked(values, steps.observation)
         if "value" in want:
             assert steps.action is not None
             given["value"] = values.gather(1, steps.action.long().view(-1, 1)).squeeze(1)
         return given
-
-    def legal(self, observation: Mapping[str, Tensor]) -> Tensor | None:
-        """bool [S, actions], of raw observations by name [S, ...]; none where all are always legal."""
-        return unpacked(observation[MASK], self.actions).bool() if self._masked else None
-
-    def best(self, values: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
-        """int64 [S]: the legal action of the highest value, of `values` [S, actions].
-
-        Where none is legal, as may be after the end of a game, it is action 0.
-        """
-        legal = self.legal(observation)
-        return (values if legal is None else values.masked_fill(~legal, -torch.inf)).argmax(1)
 
     def observe(
         self, observation: Mapping[str, Tensor], add_up: Callable[[Tensor], Tensor]
     ) -> None:
         """Merge the moments of a batch's observations, by name [S, ...], if they are normalised."""
         self.inputs.observe(observation, add_up)
-
-    def observe_returns(self, returns: Tensor, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Merge the moments of running discounted returns, float [S], if rewards are normalised."""
-        self.rewards.observe(returns, add_up)
-
-    def reward_scale(self) -> Tensor:
-        """What rewards are to be multiplied by, a float32 scalar."""
-        return self.rewards.scale()
 
     def outputs(
         self, observation: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -137,3 +116,9 @@ class DiscreteValue(nn.Module):
             both[:, : self._own] += of_value
             weight, bias = both, bias - bias.mean() + value_bias
         return [*self.body.laid_out(), *self.streams.laid_out(), (weight, bias, None)]
+
+    def _masked(self, values: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        if not self._mask:
+            return values
+        legal = unpacked(observation[MASK], self.actions).bool()
+        return values.masked_fill(~legal & legal.any(1, keepdim=True), -torch.inf)

@@ -19,18 +19,19 @@ def refuse_options(kind: str, network: NetworkSettings) -> None:
     """Refuse what only an `actor_critic` has, rather than leave it out without a word.
 
     Raises:
-        UserError: `network.recurrent` or `network.shared` is set.
+        UserError: `network.recurrent`, `network.shared` or `network.normalise_reward` is set.
     """
     if network.recurrent:
         raise UserError(
             f"network.recurrent: {network.recurrent}, but {kind!r} remembers nothing; set it to 0, or "
             "network.kind to actor_critic"
         )
-    if network.shared:
-        raise UserError(
-            f"network.shared: true, but {kind!r} has no layers to share; set it to false, or "
-            "network.kind to actor_critic"
-        )
+    for option in ("shared", "normalise_reward"):
+        if getattr(network, option):
+            raise UserError(
+                f"network.{option}: true, which {kind!r} has no use for; set it to false, or "
+                "network.kind to actor_critic"
+            )
 
 
 def _kinds(space: gym.Space[NDArray[generic]]) -> list[str]:

@@ -41,11 +41,11 @@ class NoisyActor:
                 shares += exploration * random.standard_normal(shares.shape, np.float32)
             else:
                 shares = random.uniform(-1.0, 1.0, shares.shape).astype(np.float32)
-        action = self._centre + self._half * shares
+        action = self._centre + self._half * shares.reshape(-1, *self._low.shape)
         np.minimum(np.maximum(action, self._low, out=action), self._high, out=action)
         rows = len(action)
         return Choices(
-            action.reshape(rows, *self._network.shape),
+            action,
             np.zeros(rows, np.float32),
             np.zeros(rows, np.int64),
         )

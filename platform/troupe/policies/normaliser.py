@@ -50,23 +50,3 @@ class Moments(nn.Module):
         """float32 [S, size] with mean 0 and deviation 1, clipped to +- `LIMIT`."""
         mean, deviation = self.mean_and_deviation()
         return ((values - mean) / deviation).clamp(-LIMIT, LIMIT)
-
-
-class RewardScale(nn.Module):
-    """Divides rewards by the running deviation of discounted returns, if enabled."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        super().__init__()
-        self.moments = Moments(1) if enabled else None
-
-    def observe(self, returns: Tensor, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Merge the moments of S returns, float [S], each discounted and summed up to its step."""
-        if self.moments is not None:
-            self.moments.observe(returns.view(-1, 1), add_up)
-
-    def scale(self) -> Tensor:
-        """What rewards are to be multiplied by, a float32 scalar; 1 before any return is known."""
-        if self.moments is None:
-            return torch.ones(())
-        _, deviation = self.moments.mean_and_deviation()
-        return 1.0 / deviation.squeeze(0)
