@@ -60,22 +60,19 @@ def bootstrapped(r_t: Tensor, discount_t: Tensor, v_t: Tensor) -> Tensor:
     return r_t + torch.where(discount_t == 0.0, 0.0, discount_t * v_t)
 
 
-def double_q(q_t_selector: Tensor, q_t: Tensor, legal_t: Tensor | None = None) -> Tensor:
+def double_q(q_t_selector: Tensor, q_t: Tensor) -> Tensor:
     """V(s_t): one network chooses the action, another says what it is worth.
 
     Double DQN (van Hasselt et al., 2016, arXiv:1509.06461). With one and the same network in both
     places it is the maximum of plain DQN.
 
     Args:
-        q_t_selector: float [S, A], the online network.
+        q_t_selector: float [S, A], the online network; -inf for an action that is illegal.
         q_t: float [S, A], the target network.
-        legal_t: bool [S, A], the actions to choose from; none is all.
 
     Returns:
         float [S].
     """
-    if legal_t is not None:
-        q_t_selector = q_t_selector.masked_fill(~legal_t, -torch.inf)
     return q_t.gather(1, q_t_selector.argmax(1, keepdim=True)).squeeze(1)
 
 
