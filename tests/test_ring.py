@@ -9,30 +9,56 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from troupe.checkpoint import Position
+from troupe.episodes import Ending, Episodes
+from troupe.store.replay import Taken
+from troupe_learners.batches import Piece
 from troupe_learners.ring import Ring
 
 BLOCK = tuple[str, str, int]
 """Id, policy, rows."""
 
 
+def taken(id_: str, policy: str, rows: int, version: int = 0) -> Taken:
+    """A block whose rewards say where its steps come from."""
+    number = int(id_.partition("-")[0])
+    block = Episodes(
+        policy=policy,
+        actor="actor-0",
+        incarnation=0,
+        attempt=1,
+        observation={},
+        action={},
+        reward=(1000 * number + np.arange(rows)).astype(np.float32),
+        log_prob=np.zeros(rows, np.float32),
+        version=np.full(rows, version, np.uint32),
+        length=np.array([rows], np.int32),
+        seat=np.zeros(1, np.uint8),
+        group=np.zeros(1, np.int64),
+        ending=np.full(1, Ending.TERMINATED, np.uint8),
+    )
+    return Taken(id_, block, 100)
+
+
 def put(ring: Ring, block: BLOCK, oldest: int = 0) -> int:
     """Append a block whose rows say where they come from."""
-    id_, policy, rows = block
-    number = int(id_.partition("-")[0])
-    return ring.put(id_, policy, oldest, {"row": 1000 * number + np.arange(rows)})
+    return ring.put(taken(*block, oldest), {})
+
+
+def rows_of(pieces: list[Piece]) -> list[int]:
+    return [int(row) for piece in pieces for row in piece.cut(piece.block.reward)]
 
 
 def test_blocks_are_split_and_joined_at_row_level() -> None:
     ring = Ring(["a", "b"], 4, Position())
     for block in [("1-0", "a", 3), ("2-0", "b", 9), ("3-0", "a", 3)]:
         put(ring, block)
-    assert ring.ready(0) == "b"
-    assert ring.take("a")["row"].tolist() == [1000, 1001, 1002, 3000]
-    assert ring.take("b")["row"].tolist() == [2000, 2001, 2002, 2003]
-    assert ring.position == Position(after="1-0", rows={"2-0": 4, "3-0": 1})
-    assert ring.take("b")["row"].tolist() == [2004, 2005, 2006, 2007]
-    assert ring.ready(0) is None
-    with pytest.raises(ValueError, match="a: 2 rows of 4"):
+    assert ring.ready(0) == ("b",)
+    assert rows_of(ring.take("a")) == [1000, 1001, 1002, 3000]
+    assert rows_of(ring.take("b")) == [2000, 2001, 2002, 2003]
+    assert ring.position() == Position(after="1-0", rows={"2-0": 4, "3-0": 1})
+    assert rows_of(ring.take("b")) == [2004, 2005, 2006, 2007]
+    assert ring.ready(0) == ()
+    with pytest.raises(ValueError, match="a: 2 steps of 4"):
         ring.take("a")
 
 
@@ -43,15 +69,15 @@ def test_old_blocks_are_dropped_and_count_as_consumed() -> None:
     ring.take("a")
     assert ring.drop("a", older_than=3) == 0
     assert ring.drop("a", older_than=5) == 2
-    assert ring.position == Position(after="1-0")
-    assert ring.take("a")["row"].tolist() == [2000, 2001, 2002, 2003]
+    assert ring.position() == Position(after="1-0")
+    assert rows_of(ring.take("a")) == [2000, 2001, 2002, 2003]
 
 
 def test_a_wait_ends_when_a_batch_is_full() -> None:
     ring = Ring(["a"], 4, Position())
     thread = threading.Thread(target=put, args=(ring, ("1-0", "a", 4)))
     thread.start()
-    assert ring.ready(30) == "a"
+    assert ring.ready(30) == ("a",)
     thread.join()
 
 
@@ -59,8 +85,8 @@ def test_a_new_stream_starts_from_nothing() -> None:
     ring = Ring(["a"], 4, Position(generation="old", after="7-0", rows={"9-0": 2}))
     put(ring, ("9-0", "a", 8))
     ring.restart(Position(generation="new"))
-    assert ring.ready(0) is None
-    assert ring.position == Position(generation="new")
+    assert ring.ready(0) == ()
+    assert ring.position() == Position(generation="new")
     assert put(ring, ("9-0", "a", 8)) == 0
 
 
@@ -84,10 +110,11 @@ def test_nothing_is_lost_and_nothing_trained_twice(
             case "put" if following < len(blocks):
                 put(ring, blocks[following])
                 following += 1
-            case "train" if (policy := ring.ready(0)) is not None:
-                trained += ring.take(policy)["row"].tolist()
+            case "train" if ready := ring.ready(0):
+                (policy,) = ready
+                trained += rows_of(ring.take(policy))
             case "save":
-                saved, saved_trained = ring.position, list(trained)
+                saved, saved_trained = ring.position(), list(trained)
                 saved = Position.model_validate_json(saved.model_dump_json())
             case "crash":
                 # The store kept everything behind the acknowledged id; weights go back too.
@@ -95,8 +122,9 @@ def test_nothing_is_lost_and_nothing_trained_twice(
                 following = number[saved.after]
     for block in blocks[following:]:
         put(ring, block)
-    while (policy := ring.ready(0)) is not None:
-        trained += ring.take(policy)["row"].tolist()
+    while ready := ring.ready(0):
+        (policy,) = ready
+        trained += rows_of(ring.take(policy))
     everything = {
         policy: [1000 * number[id_] + r for id_, p, count in blocks if p == policy for r in range(count)]
         for policy in "abc"

@@ -217,7 +217,13 @@ def _device(batch: Batch) -> torch.device:
 
 
 def _on(device: torch.device, column: Array) -> Tensor:
-    """A host column on the device; PyTorch has no products of unsigned integers above 8 bits."""
+    """A host column on the device; does not wait for the copy.
+
+    PyTorch computes little with unsigned integers of more than 8 bits.
+    """
     if column.dtype in (np.uint16, np.uint32, np.uint64):
         column = column.astype(np.int64)
-    return torch.from_numpy(column).to(device)
+    tensor = torch.from_numpy(column)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor

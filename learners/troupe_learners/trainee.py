@@ -59,6 +59,8 @@ class Trainee:
         self.updates = 0
         """Turns of learning; also the version of the weights."""
         self.memory = Memory(algorithm.plan.replay) if algorithm.plan.replay else None
+        self._owed = 0.0
+        """Optimizer steps that the steps in memory are still to be learned from; less than one."""
         plan, device = algorithm.plan, hardware.device
         self._device = device
         self._ranks = hardware.ranks
@@ -103,8 +105,9 @@ class Trainee:
         else:
             for piece in pieces:
                 self.memory.add(piece.id, piece.block, batches.first_stream(piece.block))
-            if self._knows_enough(self.memory):
-                scalars = self._update.on_samples(self._sample, self._rate, progress)
+            taken = sum(piece.steps for piece in pieces if piece.fresh)
+            if count := self._owes(taken):
+                scalars = self._update.on_samples(self._sample, self._rate, count, progress)
         self.updates += 1
         trained = dict(self._module.named_buffers()).get(TRAINED)
         if trained is not None:
@@ -126,6 +129,7 @@ class Trainee:
         Not what its memory holds, nor its random stream in host memory.
         """
         held: dict[str, Array] = {_STEPS: np.array(self._update.steps)}
+        held[_OWED] = np.array(self._owed)
         held[_RANDOM] = self._learning.random.get_state().numpy()
         for group, optimizer in self._learning.optimizers.items():
             held |= {f"{_OPTIMIZER}{group}.{n}": tensor for n, tensor in optimizer.state().items()}
@@ -175,14 +179,20 @@ class Trainee:
                 raise TroupeError("target: there was no target network before")
             target.load_state(state[_TARGET])
         self._learning.random.set_state(torch.from_numpy(np.array(state[_RANDOM])))
-        self._update.steps = int(state[_STEPS])
+        self._update.steps, self._owed = int(state[_STEPS]), float(state[_OWED])
 
-    def _knows_enough(self, memory: Memory) -> bool:
-        """Whether there are steps enough to learn from."""
+    def _owes(self, taken: int) -> int:
+        """How many optimizer steps are to be made, now that so many more steps were taken in."""
         replay = self.algorithm.plan.replay
         assert replay is not None
-        wanted = min(replay.learning_starts, replay.capacity * self._ranks.size)
-        return self._ranks.total(memory.steps) >= max(wanted, 1)
+        assert self.memory is not None
+        taken, held = self._ranks.total(taken), self._ranks.total(self.memory.steps)
+        if held < min(replay.learning_starts, replay.capacity * self._ranks.size):
+            return 0
+        self._owed += taken * replay.updates_per_step
+        count = int(self._owed)
+        self._owed -= count
+        return count
 
     def _sample(self, count: int, random: np.random.Generator, progress: float) -> Batch:
         assert self.memory is not None
@@ -194,6 +204,7 @@ class Trainee:
 
 
 _STEPS = "steps"
+_OWED = "owed"
 _RANDOM = "random"
 _TARGET = "target"
 _OPTIMIZER = "optimizer."

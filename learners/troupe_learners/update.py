@@ -69,20 +69,22 @@ class Update:
         self,
         sample: Callable[[int, np.random.Generator, float], Batch],
         rate: Callable[[Batch, Tensor], None],
+        count: int,
         progress: float,
     ) -> dict[str, float]:
-        """Train on samples from replay, as many as the plan says; returns as `on_batch`.
+        """Make `count` optimizer steps on samples from replay; returns as `on_batch`.
 
         Args:
             sample: draws so many steps.
             rate: takes the size of the error of each step of a sample.
+            count: how many samples.
             progress: how much of the run is done, 0 to 1.
         """
         replay = self._plan.replay
         assert replay is not None
         scalars = Scalars()
         roles = self._begin(progress)
-        for _ in range(replay.updates):
+        for _ in range(count):
             batch = sample(self._ranks.share(replay.batch), self._learning.shuffle, progress)
             with torch.no_grad():
                 batch = self._algorithm.prepare(batch, roles)
