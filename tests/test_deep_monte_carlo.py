@@ -9,9 +9,10 @@ from troupe.config import parse
 from troupe.episodes import Ending, Episodes
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import ACTION, Spaces
+from troupe.policies import ACTION, Spaces, Steps
 from troupe_learners import algorithms
-from troupe_learners.algorithms import Batch, rows_of
+from troupe_learners.algorithms import Batch, Roles
+from troupe_learners.batches import Piece
 from troupe_learners.deep_monte_carlo import Algorithm, Config, target
 from troupe_learners.trainee import Hardware, Trainee
 
@@ -66,12 +67,17 @@ def test_episodes_without_their_end_are_refused(ending: Ending) -> None:
         Algorithm(Config()).credit(guesses(2, seed=0, ending=ending))
 
 
+def roles(trainee: Trainee) -> Roles:
+    return Roles(trainee.policy, trainee.policy, 0.0, lambda tensor: tensor, torch.Generator())
+
+
 def test_the_loss_is_the_mean_squared_error() -> None:
     algorithm = Algorithm(Config(objective="adp"))
-    columns = {"return": np.array([4.0, -2.0], np.float32), "version": np.zeros(2, np.int64)}
-    batch = algorithm.prepare(Batch.on(CPU, columns))
+    network = NetworkSettings(hidden=4, layers=1, recurrent=0)
+    trainee = Trainee("guesser", GUESS, network, algorithm, Hardware(CPU, torch.float32), seed=1)
+    batch = algorithm.prepare(Batch({}, {}, {"return": torch.tensor([4.0, -2.0])}), roles(trainee))
     outputs = torch.tensor([1.0, 0.0], requires_grad=True)
-    loss = algorithm.loss(outputs, batch, algorithms.Totals(steps=2))
+    loss = algorithm.loss("all", {"value": outputs}, batch, algorithms.Totals(steps=2))
     assert loss.total.item() == pytest.approx((9 + 4) / 2)
     assert loss.metrics["value"].item() == pytest.approx(0.5)
     (gradient,) = torch.autograd.grad(loss.total, outputs)
@@ -89,7 +95,8 @@ def test_an_algorithm_is_found_by_its_name() -> None:
     options = {"name": "deep_monte_carlo", "batch": 10, "optimizer": {"name": "sgd", "lr": 0.5}}
     algorithm = algorithms.load(options)
     assert isinstance(algorithm, Algorithm)
-    assert (algorithm.plan.batch, algorithm.optimizer.name) == (10, "sgd")
+    (group,) = algorithm.plan.groups
+    assert (algorithm.plan.batch, group.optimizer.name) == (10, "sgd")
 
 
 @pytest.mark.parametrize(
@@ -118,15 +125,17 @@ def test_it_learns_the_values_of_a_small_game(dtype: torch.dtype) -> None:
     trainee = Trainee("guesser", GUESS, network, algorithm, Hardware(CPU, dtype), seed=1)
     for turn in range(120):
         block = guesses(200, seed=turn)
-        metrics = trainee.train(rows_of(block, algorithm.credit(block)))
+        metrics = trainee.train([Piece(block, algorithm.credit(block))], 0.0)
     # Two of three steps have a target of +-1 that nobody can foresee.
-    assert float(metrics["loss"]) == pytest.approx(2 / 3, abs=0.06)
+    assert metrics["loss"] == pytest.approx(2 / 3, abs=0.06)
     state, action = (
         torch.tensor([[bits] for bits in column], dtype=torch.uint8)
         for column in zip(*[(s, a) for s in range(4) for a in range(2)], strict=True)
     )
     with torch.no_grad():
-        values = trainee.policy.evaluate({"state": state}, action).tolist()
+        values = trainee.policy.evaluate(Steps({"state": state}, action), ["value"])[
+            "value"
+        ].tolist()
     coin, decided = values[:4], values[4:]
     assert coin == pytest.approx([0] * 4, abs=0.2)
     assert decided == pytest.approx([1, -1, -1, 1], abs=0.15)

@@ -90,6 +90,47 @@ def test_a_new_stream_starts_from_nothing() -> None:
     assert put(ring, ("9-0", "a", 8)) == 0
 
 
+def test_whole_blocks_make_a_batch_of_a_few_more_steps() -> None:
+    ring = Ring(["a"], 5, Position(), whole=True)
+    for block in [("1-0", "a", 3), ("2-0", "a", 4), ("3-0", "a", 4)]:
+        put(ring, block)
+    pieces = ring.take("a")
+    assert [(piece.id, piece.rows, piece.steps) for piece in pieces] == [
+        ("1-0", None, 3),
+        ("2-0", None, 4),
+    ]
+    assert ring.ready(0) == ()
+    assert ring.position() == Position(after="2-0")
+
+
+def test_blocks_that_are_still_needed_come_again_and_count_once() -> None:
+    ring = Ring(["a"], 4, Position(), whole=True, retained_bytes=1000)
+    for number in range(1, 5):
+        put(ring, (f"{number}-0", "a", 4))
+    for _ in range(3):
+        ring.take("a")
+    saved = ring.position(["3-0", "2-0"])
+    assert saved == Position(after="1-0", rows={"2-0": 4, "3-0": 4})
+    again = Ring(["a"], 4, saved, whole=True, retained_bytes=1000)
+    assert [put(again, (f"{number}-0", "a", 4)) for number in (2, 3, 4)] == [4, 4, 0]
+    pieces = again.take("a")
+    assert [(piece.id, piece.fresh) for piece in pieces] == [
+        ("2-0", False),
+        ("3-0", False),
+        ("4-0", True),
+    ]
+    assert again.position(["3-0"]) == Position(after="2-0", rows={"3-0": 4, "4-0": 4})
+
+
+def test_what_is_needed_keeps_no_more_than_its_share_of_the_store() -> None:
+    ring = Ring(["a"], 4, Position(), whole=True, retained_bytes=250)
+    for number in range(1, 5):
+        put(ring, (f"{number}-0", "a", 4))
+    for _ in range(4):
+        ring.take("a")
+    assert ring.position(["1-0"]).after == "2-0"
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 12)), max_size=40),

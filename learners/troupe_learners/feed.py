@@ -1,6 +1,6 @@
 """Where blocks from the store wait until there are enough for a turn of learning."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Protocol
 
 from troupe.checkpoint import Position
@@ -47,7 +47,7 @@ class Feed(Protocol):
         """
         ...
 
-    def position(self, needed: Collection[str] = ()) -> Position:
+    def position(self, needed: Iterable[str] = ()) -> Position:
         """What is consumed, for a checkpoint that is taken now; see `Ledger.position`."""
         ...
 

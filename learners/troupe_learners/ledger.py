@@ -1,7 +1,7 @@
 """How far the stream of blocks is trained on: what a learner that starts again must skip."""
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from troupe.checkpoint import Position
@@ -50,17 +50,20 @@ class Ledger:
         """So many more steps of a block that has arrived are trained on, or dropped."""
         self._used[id] += steps
 
-    def position(self, needed: Collection[str] = ()) -> Position:
+    def position(self, needed: Iterable[str] = ()) -> Position:
         """What is trained on, for a checkpoint that is taken now.
 
         Args:
-            needed: blocks that are to be read again after a restart, although they are trained on;
-                if too many bytes lie behind the first of them, later ones only.
+            needed: from the oldest of these blocks on, all are to be read again after a restart,
+                although they are trained on; only the newest of them where those are too many bytes.
         """
+        oldest = min(map(_order, needed), default=None)
         while self._entries:
             first = self._entries[0]
-            needs = first.id in needed and self._bytes <= self._retained_bytes
-            if self._used[first.id] < first.steps or needs:
+            needs = oldest is not None and _order(first.id) >= oldest
+            if needs and self._bytes <= self._retained_bytes:
+                break
+            if self._used[first.id] < first.steps:
                 break
             self._entries.popleft()
             self._after = first.id
@@ -68,3 +71,9 @@ class Ledger:
             del self._used[first.id]
         rows = {id_: used for id_, used in self._used.items() if used} | self._done
         return Position(generation=self._generation, after=self._after, rows=rows)
+
+
+def _order(id_: str) -> tuple[int, int]:
+    """Ids of the store in the order of the stream."""
+    milliseconds, number = id_.split("-")
+    return int(milliseconds), int(number)

@@ -8,7 +8,7 @@ restarted learner must skip so that, in one history of weights, each step is cou
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from troupe.checkpoint import Position
 from troupe.episodes import Columns
@@ -105,7 +105,7 @@ class Ring:
                     missing -= piece.steps
             return pieces
 
-    def position(self, needed: Collection[str] = ()) -> Position:
+    def position(self, needed: Iterable[str] = ()) -> Position:
         """See `Feed`."""
         with self._changed:
             return self._ledger.position(needed)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from troupe.checkpoint import Position
 from troupe.episodes import Columns
@@ -90,7 +90,7 @@ class Turns:
                 self._turn += 1
             return pieces
 
-    def position(self, needed: Collection[str] = ()) -> Position:
+    def position(self, needed: Iterable[str] = ()) -> Position:
         """See `Feed`; a replay memory is part of the checkpoint, so nothing else is needed."""
         with self._changed:
             while self._entries and self._entries[0][1] < self._turn:
