@@ -64,12 +64,13 @@ class CategoricalDrawing:
         self, outputs: Floats, mask: Mask, random: np.random.Generator
     ) -> tuple[NDArray[np.int64], Floats]:
         """See `Drawing`."""
+        check_finite(outputs)
         return self.draw_at(outputs, mask, random.random(len(outputs)))
 
     def draw_at(
         self, outputs: Floats, mask: Mask, uniform: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], Floats]:
-        """The same where `uniform` [B] was drawn before."""
+        """The same where `uniform` [B] was drawn before, and outputs are known to be finite."""
         if mask is not None:
             outputs[~mask] = -np.inf
         outputs -= np.maximum.reduce(outputs, axis=1, keepdims=True)
@@ -80,7 +81,6 @@ class CategoricalDrawing:
         place = (uniform * total)[:, None]
         action = (cumulated > place).argmax(axis=1)
         log_prob = outputs[np.arange(len(action)), action] - np.log(total)
-        check_finite(log_prob)
         return action, log_prob
 
     def mode(self, outputs: Floats, mask: Mask) -> NDArray[np.int64]:
@@ -104,6 +104,7 @@ class MultiCategoricalDrawing:
         self, outputs: Floats, mask: Mask, random: np.random.Generator
     ) -> tuple[NDArray[np.int64], Floats]:
         """See `Drawing`."""
+        check_finite(outputs)
         uniform = random.random((len(self._parts), len(outputs)))
         drawn = [
             self._one.draw_at(outputs[:, part], None if mask is None else mask[:, part], row)
@@ -128,10 +129,10 @@ class BernoulliDrawing:
         self, outputs: Floats, mask: Mask, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Floats]:
         """See `Drawing`."""
+        check_finite(outputs)
         bits = random.random(outputs.shape) < np.exp(-np.logaddexp(np.float32(0.0), -outputs))
         signed = np.where(bits, -outputs, outputs)
         log_prob = -np.logaddexp(np.float32(0.0), signed).sum(axis=1)
-        check_finite(log_prob)
         return _packed(bits), log_prob
 
     def mode(self, outputs: Floats, mask: Mask) -> NDArray[np.uint8]:
@@ -147,6 +148,7 @@ class GaussianDrawing:
         self, outputs: Floats, mask: Mask, random: np.random.Generator
     ) -> tuple[Floats, Floats]:
         """See `Drawing`."""
+        check_finite(outputs)
         n = outputs.shape[1] // 2
         mean, log_std = outputs[:, :n], outputs[:, n:]
         noise = random.standard_normal(mean.shape, np.float32)
@@ -155,7 +157,6 @@ class GaussianDrawing:
         action += mean
         log_prob = (-0.5 * noise * noise - log_std).sum(axis=1)
         log_prob -= np.float32(0.5 * n * math.log(2.0 * math.pi))
-        check_finite(action)
         return action, log_prob
 
     def mode(self, outputs: Floats, mask: Mask) -> Floats:
