@@ -160,10 +160,10 @@ def _as_bits(space: object) -> object:
     """The same space, with MultiBinary for every Box of zeros and ones."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _as_bits(part) for key, part in space.items()})  # type: ignore[misc]
-    if isinstance(space, spaces.Box) and space.dtype.kind in "biu":
-        if not space.low.any() and (space.high == 1).all():
-            return spaces.MultiBinary(space.shape)
-    return space
+    if not isinstance(space, spaces.Box) or space.dtype.kind not in "biu":
+        return space
+    is_bits = not space.low.any() and (space.high == 1).all()
+    return spaces.MultiBinary(space.shape) if is_bits else space
 
 
 def _policy_name(agent: str) -> str:

@@ -136,8 +136,8 @@ class Table:
 
     def _act(self, action: object) -> None:
         self.env.step(action)
-        self._take()
-        self._bury()
+        if self._take():
+            self._bury()
 
     def _look(self) -> None:
         """Find who is to move and what they see."""
@@ -151,22 +151,26 @@ class Table:
         if seat.count and not self.legal:
             raise MismatchError("action_mask is all zeros: nothing is legal")
 
-    def _take(self) -> None:
-        """Add up the rewards of a step, and see who was truncated in it."""
-        env = self.env
-        for agent, reward in env.rewards.items():
+    def _take(self) -> bool:
+        """Add up the rewards of a step, and see who was truncated in it; whether anyone is done."""
+        env, done = self.env, False
+        # Each is asked for once: wrappers hand such a question down one by one.
+        rewards, dead, stopped = env.rewards, env.terminations, env.truncations
+        for agent, reward in rewards.items():
             index = self._index(agent)
-            dead, stopped = env.terminations[agent], env.truncations[agent]
             try:
-                check_signals(reward, dead, stopped)
+                check_signals(reward, dead[agent], stopped[agent])
             except MismatchError as mismatch:
                 raise MismatchError(f"{mismatch}, for {agent}") from None
             got = float(cast(float, reward))
             if not -_MOST_REWARD <= got <= _MOST_REWARD:
                 raise MismatchError(f"reward is not finite in float32: {got}, for {agent}")
             self.gain[index] += got
-            if stopped and not dead and not self.truncated[index]:
-                self._truncate(index)
+            if dead[agent] or stopped[agent]:
+                done = True
+                if not dead[agent] and not self.truncated[index]:
+                    self._truncate(index)
+        return done
 
     def _bury(self) -> None:
         """Make the empty moves of agents that are done, until one is to move that is not."""
