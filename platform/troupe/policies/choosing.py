@@ -65,11 +65,11 @@ def owners(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def listing(decisions: Decisions, legal: NDArray[np.uint8]) -> Decisions:
-    """The same decisions with the numbers of their legal actions listed; `legal` is 0 or 1 [B, n]."""
+def listing(legal: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers [M] of what is `legal` [B, n], row after row, and their offsets [B + 1]."""
     offsets = np.zeros(len(legal) + 1, np.int64)
     np.cumsum(legal.sum(axis=1), out=offsets[1:])
-    return decisions._replace(legal=np.nonzero(legal)[1], offsets=offsets)
+    return np.nonzero(legal)[1], offsets
 
 
 def places(action: Array, decisions: Decisions) -> NDArray[np.int64]:

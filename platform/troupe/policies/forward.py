@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from troupe.episodes import Array, Columns
-from troupe.errors import TroupeError
 from troupe.policies.inputs import HostInputs, Inputs
 from troupe.policies.perceptron import HostLayers, Layers
 
@@ -47,30 +46,6 @@ def forward_of(network: Network, device: torch.device) -> Forward:
     """
     layers = network.laid_out() if device.type == "cpu" else None
     return _TorchForward(network, device) if layers is None else _HostForward(network, layers)
-
-
-def load(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
-    """Take weights by parameter name, whole or not at all.
-
-    Raises:
-        TroupeError: they are not the tensors of this network.
-    """
-    own = module.state_dict()
-    needed = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in own.items()}
-    given = {name: (array.shape, array.dtype.name) for name, array in tensors.items()}
-    wrong = sorted(name for name in needed | given if needed.get(name) != given.get(name))
-    if wrong:
-        raise TroupeError(
-            f"weights: {wrong[0]} is {_shown(given.get(wrong[0]), 'missing')}, this network has "
-            f"{_shown(needed.get(wrong[0]), 'none')}: they are of other spaces or another `network`"
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(torch.tensor(tensors[name]))
-
-
-def _shown(tensor: tuple[tuple[int, ...], str] | None, otherwise: str) -> str:
-    return otherwise if tensor is None else f"{tensor[1]} {tensor[0]}"
 
 
 class _HostForward:

@@ -10,8 +10,9 @@ from troupe.episodes import Array, Columns
 from troupe.policies import Choices, Decisions
 from troupe.policies.choosing import epsilon_greedy, listing, owners
 from troupe.policies.discrete_value import DiscreteValue
-from troupe.policies.forward import forward_of, load
+from troupe.policies.forward import forward_of
 from troupe.policies.inputs import MASK, host_unpacked
+from troupe.policies.tensors import Tensors
 
 
 class GreedyActor:
@@ -19,8 +20,10 @@ class GreedyActor:
 
     def __init__(self, network: DiscreteValue, device: torch.device) -> None:
         self._network = network.to(device).requires_grad_(False)
+        self._tensors = Tensors(self._network)
         self._device = device
         self._forward = forward_of(network, device)
+        self._everything = listing(np.ones((0, network.actions), np.bool_))
 
     def act(
         self, decisions: Decisions, random: np.random.Generator, exploration: float = 0.0
@@ -52,14 +55,19 @@ class GreedyActor:
         Raises:
             TroupeError: they are not the tensors of this network.
         """
-        load(self._network, tensors)
+        self._tensors.load(tensors)
         self._forward = forward_of(self._network, self._device)
 
     def _listed(self, decisions: Decisions) -> Decisions:
         """The same decisions with their legal actions listed."""
         if len(decisions.legal):
             return decisions
-        actions, packed = self._network.actions, decisions.observation.get(MASK)
+        rows, actions = len(decisions.offsets) - 1, self._network.actions
+        packed = decisions.observation.get(MASK)
         if packed is not None:
-            return listing(decisions, host_unpacked(packed, actions))
-        return listing(decisions, np.ones((len(decisions.offsets) - 1, actions), np.uint8))
+            legal, offsets = listing(host_unpacked(packed, actions).view(np.bool_))
+            return decisions._replace(legal=legal, offsets=offsets)
+        if len(self._everything[1]) != rows + 1:
+            self._everything = listing(np.ones((rows, actions), np.bool_))
+        legal, offsets = self._everything
+        return decisions._replace(legal=legal, offsets=offsets)

@@ -10,7 +10,8 @@ from troupe.episodes import Array, Columns
 from troupe.policies import Choices, Decisions
 from troupe.policies.deterministic import Deterministic
 from troupe.policies.drawing import check_finite
-from troupe.policies.forward import forward_of, load
+from troupe.policies.forward import forward_of
+from troupe.policies.tensors import Tensors
 
 
 class NoisyActor:
@@ -18,6 +19,7 @@ class NoisyActor:
 
     def __init__(self, network: Deterministic, device: torch.device) -> None:
         self._network = network.to(device).requires_grad_(False)
+        self._tensors = Tensors(self._network)
         self._device = device
         self._low, self._high = network.low.cpu().numpy(), network.high.cpu().numpy()
         self._half, self._centre = (self._high - self._low) / 2, (self._high + self._low) / 2
@@ -64,6 +66,6 @@ class NoisyActor:
         Raises:
             TroupeError: they are not the tensors of this network.
         """
-        load(self._network, tensors)
+        self._tensors.load(tensors)
         self._forward = forward_of(self._network, self._device)
         self._trained = bool(self._network.updates)

@@ -71,7 +71,7 @@ class HostLayers:
     def apply_to(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [B, inputs] -> float32 [B, outputs]."""
         for weight, bias, activation in self._layers:
-            x = x @ weight
+            x = x.dot(weight)  # less ado than @
             x += bias
             if activation == "tanh":
                 np.tanh(x, out=x)

@@ -11,8 +11,9 @@ from troupe.policies import Choices, Decisions
 from troupe.policies.actor_critic import ActorCritic
 from troupe.policies.choosing import owners, places
 from troupe.policies.drawing import drawing_of
-from troupe.policies.forward import forward_of, load
+from troupe.policies.forward import forward_of
 from troupe.policies.inputs import MASK, host_unpacked
+from troupe.policies.tensors import Tensors
 
 
 class StochasticActor:
@@ -23,6 +24,7 @@ class StochasticActor:
 
     def __init__(self, network: ActorCritic, device: torch.device) -> None:
         self._network = network.to(device).requires_grad_(False)
+        self._tensors = Tensors(self._network)
         self._device = device
         self._drawing = drawing_of(network.actions)
         self._outputs = network.actions.outputs
@@ -69,7 +71,7 @@ class StochasticActor:
         Raises:
             TroupeError: they are not the tensors of this network.
         """
-        load(self._network, tensors)
+        self._tensors.load(tensors)
         self._forward = forward_of(self._network, self._device)
 
     def _mask(self, decisions: Decisions) -> NDArray[np.bool_] | None:
