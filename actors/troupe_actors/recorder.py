@@ -182,7 +182,7 @@ class Recorder:
         reward[ends - 1] += turn.payoff[game, seat]
         ending = np.full(len(fragments), Ending.TERMINATED, np.uint8)
         if turn.truncated is not None:
-            ending[turn.truncated[game]] = Ending.TRUNCATED
+            ending[turn.truncated[game, seat]] = Ending.TRUNCATED
         taken["fragment"] = {
             "length": length.astype(np.int32),
             "seat": seat,

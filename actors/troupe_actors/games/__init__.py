@@ -42,7 +42,7 @@ class Turn(NamedTuple):
     reward: NDArray[np.float32] | None = None
     """[T, seats]: what each seat got in this call on tables whose game goes on; none is nothing."""
     truncated: NDArray[np.bool_] | None = None
-    """[K]: games that were stopped from outside; none is none of them."""
+    """[K, seats]: seats that were stopped from outside; none is none of them."""
     final: Columns = MappingProxyType({})
     """By name, [K, seats, ...]: what each seat saw last, where games may be truncated."""
 
@@ -67,6 +67,20 @@ class Tables(Protocol):
 
         Raises:
             ValueError: a choice is out of range; no table has moved.
+        """
+        ...
+
+
+class FreeTables(Tables, Protocol):
+    """Tables of a game in which some seats act in a space whose actions cannot be listed."""
+
+    def act(self, choice: NDArray[np.int64], action: Array) -> Turn:
+        """As `play`, but where nothing is listed, table t takes row t of `action` [T, ...].
+
+        Rows are of the seat's action space, and as wide as the widest seat's.
+
+        Raises:
+            ValueError: as `play`.
         """
         ...
 
@@ -107,7 +121,7 @@ def cut(rows: Array, space: gym.Space[NDArray[np.generic]]) -> Array:
     """Rows that are as wide as the widest seat's, as wide as this space."""
     if isinstance(space, gym.MultiBinary):
         return rows[:, : -(-int(np.prod(space.shape)) // 8)]
-    return rows
+    return rows[:, : space.shape[0]] if space.shape and rows.ndim > 1 else rows
 
 
 def load(name: str, rules: Mapping[str, object]) -> Game:

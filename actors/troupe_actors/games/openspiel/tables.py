@@ -199,7 +199,7 @@ class Tables:
             finished=np.array([end.table for end in ends], np.int64),
             payoff=np.array([end.payoff for end in ends], np.float32).reshape(-1, self._seats),
             reward=self._reward if self._pays_between else None,
-            truncated=np.array([bool(end.stage.legal) for end in ends]),
+            truncated=self._truncated(ends) if self._max_moves else None,
             final=self._final(ends) if self._max_moves else {},
         )
 
@@ -208,6 +208,11 @@ class Tables:
         mask = np.zeros((len(self._stages), self._actions), np.bool_)
         mask[rows, legal] = True
         return np.packbits(mask, axis=1, bitorder="little")
+
+    def _truncated(self, ends: Sequence[_End]) -> NDArray[np.bool_]:
+        """[K, seats]: a game is truncated for all its seats."""
+        games = np.array([bool(end.stage.legal) for end in ends], np.bool_)
+        return np.repeat(games[:, None], self._seats, axis=1)
 
     def _final(self, ends: Sequence[_End]) -> Columns:
         """What each seat sees of games that were truncated; every action is legal to it there."""

@@ -213,7 +213,7 @@ class Tables:
         seat = np.array([table.seat for table in tables], np.uint8)
         np.cumsum([len(table.legal) for table in tables], out=self._offsets[1:])
         legal = np.fromiter(chain.from_iterable([table.legal for table in tables]), np.int64)
-        payoff = np.array([end.payoff for end in ends], np.float32)
+        payoff = np.array([end.payoff for end in ends], np.float32).reshape(-1, len(self._seats))
         return Turn(
             seat=seat,
             offsets=self._offsets,
@@ -222,9 +222,9 @@ class Tables:
             observation={name: column[self._rows, seat] for name, column in self._seen.items()},
             group=np.array([table.number for table in tables]),
             finished=np.array([end.row for end in ends], np.int64),
-            payoff=payoff.reshape(-1, len(self._seats)),
+            payoff=payoff,
             reward=self._reward,
-            truncated=np.array([any(end.truncated) for end in ends], np.bool_),
+            truncated=np.array([end.truncated for end in ends], np.bool_).reshape(payoff.shape),
             final=self._final(ends),
         )
 
