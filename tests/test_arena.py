@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -237,7 +238,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
 
 def test_a_run_without_a_checkpoint_is_no_opponent(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    (checkpoint.newest(run) / checkpoint.MANIFEST).unlink()
+    shutil.rmtree(checkpoint.newest(run))
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint here yet"):
         agents.check(str(run), "doudizhu", "--against")
 

@@ -118,6 +118,15 @@ def test_missing_and_cut_files_are_found(tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
+def test_a_checkpoint_that_lost_its_manifest_is_not_passed_over(tmp_path: Path) -> None:
+    """A run that went on without it would begin anew, and throw away what it had learned."""
+    path = checkpoint.save(tmp_path, sample())
+    (path / "manifest.json").unlink()
+    assert checkpoint.newest(tmp_path) == path
+    with pytest.raises(CheckpointError, match=r"no manifest\.json; remove this folder to go back"):
+        checkpoint.load(path)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

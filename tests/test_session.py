@@ -5,22 +5,25 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from troupe import checkpoint
+from troupe import checkpoint, policies
 from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
 from troupe.jobs import local, session
 from troupe.jobs.resolve import resolve
-from troupe.jobs.spec import GameSettings, Job, StoreSettings
+from troupe.jobs.roles import policies_of
+from troupe.jobs.spec import GameSettings, Job, NetworkSettings, StoreSettings
 from troupe.runs import RunFolder
+from troupe.store import StoreError, server
+from troupe.store.connection import Store
 
 JOB = Job(
     name="small",
     game=GameSettings(name="doudizhu"),
     algorithm={"name": "deep_monte_carlo", "optimizer": {"name": "adam", "lr": 1e-3}},
+    network=NetworkSettings(hidden=16, layers=1, recurrent=8),
 )
 
 
@@ -28,10 +31,20 @@ JOB = Job(
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder.create(tmp_path / "my runs", resolve(dump(JOB)))
     for step in (100, 200):
-        weights = {"w": {"bias": np.full(3, step, "f4")}}
-        state = Checkpoint("other", "doudizhu", "deep_monte_carlo", step, {"w": 1}, weights)
-        checkpoint.save(folder.path, state)
+        checkpoint.save(folder.path, saved(JOB, step))
     return folder
+
+
+def saved(job: Job, step: int) -> Checkpoint:
+    """What a learner of this job might have saved."""
+    weights = {
+        name: {
+            key: t.numpy() for key, t in policies.create(spaces, job.network).state_dict().items()
+        }
+        for name, spaces in policies_of(job).items()
+    }
+    updates = dict.fromkeys(weights, 1)
+    return Checkpoint("other", "doudizhu", "deep_monte_carlo", step, updates, weights)
 
 
 def contents(run: RunFolder) -> dict[Path, bytes]:
@@ -55,11 +68,45 @@ def test_a_key_that_checkpoints_depend_on_stays(run: RunFolder, override: str, t
 
 
 def test_a_damaged_checkpoint_is_told_before_anything_starts(run: RunFolder) -> None:
-    file = run.checkpoints / "step-000000000200" / "w.weights.safetensors"
+    file = run.checkpoints / "step-000000000200" / "landlord.weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     before = contents(run)
-    with pytest.raises(CheckpointError, match=r"w\.weights\.safetensors: damaged"):
+    with pytest.raises(CheckpointError, match=r"landlord\.weights\.safetensors: damaged"):
         session.resume(run.name, run.path.parent, ["stop.steps=900"], None)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (replace(saved(JOB, 300), game="go"), "of deep_monte_carlo on go for landlord"),
+        (saved(replace(JOB, policies={"landlord": "boss"}), 300), "for boss, landlord_down"),
+        (saved(replace(JOB, network=NetworkSettings(hidden=32)), 300), "landlord: of another net"),
+    ],
+)
+def test_a_foreign_checkpoint_is_told_before_anything_starts(
+    run: RunFolder, state: Checkpoint, told: str
+) -> None:
+    checkpoint.save(run.path, state)
+    before = contents(run)
+    with pytest.raises(CheckpointError, match=rf"step-000000000300: .*{told}.*; move it away"):
+        session.resume(run.name, run.path.parent, ["stop.steps=900"], None)
+    assert contents(run) == before
+
+
+def test_what_the_store_refuses_is_told_before_anything_is_touched(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(run)
+    made = server.start(tmp_path / "store", password="secret", memory_mb=64)
+    try:
+        store = Store.connect(made.url, run.identity)
+        store.redis.set(store.key("schema"), 99)
+        monkeypatch.setenv(local.STORE_PASSWORD, "secret")
+        with pytest.raises(StoreError, match="schema 99"):
+            session.resume(run.name, run.path.parent, [f"store.url=redis://{store.where}"], None)
+    finally:
+        made.stop()
     assert contents(run) == before
 
 

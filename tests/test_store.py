@@ -161,6 +161,28 @@ def test_what_is_no_url_of_a_store(url: str) -> None:
     assert "wrongword" not in str(caught.value)
 
 
+def test_an_option_that_there_is_not(store_url: str) -> None:
+    with pytest.raises(UserError, match=r"store\.url: .*'retry_me'") as caught:
+        Store.connect(f"{store_url}?retry_me=1", "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("binary", binaries(), ids=lambda path: path.name)
+def test_a_unix_socket_is_reached(tmp_path: Path, binary: Path) -> None:
+    path = tmp_path / "store.sock"
+    with pytest.raises(StoreError, match=rf"store at {path}: no answer"):
+        Store.connect(f"unix://{path}", "run")
+    options = ["--port", "0", "--unixsocket", str(path), "--save", ""]
+    with subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            while not path.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert Store.connect(f"unix://{path}", "run").generation()
+        finally:
+            process.kill()
+
+
 def test_a_missing_certificate_is_one_line(store_url: str) -> None:
     url = store_url.replace("redis://", "rediss://") + "?ssl_ca_certs=/no/such.pem"
     with pytest.raises(StoreError, match="no answer"):
@@ -194,8 +216,12 @@ def test_another_schema_and_another_run_are_refused(store_url: str) -> None:
     store = Store.connect(store_url, "future")
     assert Store.connect(store_url, "future", create=False).generation() == store.generation()
     store.redis.set(store.key("schema"), SCHEMA + 1)
-    with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}, this version of troupe speaks"):
-        Store.connect(store_url, "future")
+    for look in (Store.connect, Store.check):
+        with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}, this version of troupe speaks"):
+            look(store_url, "future")
+    Store.check(store_url, "nobody")
+    with pytest.raises(StoreError, match="does not hold the run nobody"):
+        Store.connect(store_url, "nobody", create=False)
 
 
 def test_a_lost_library_is_loaded_again(store_url: str) -> None:

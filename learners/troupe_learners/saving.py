@@ -143,12 +143,8 @@ class Saver:
         if not found:
             return None
         state = checkpoint.load(found[-1])
-        own = (self._origin.game, self._origin.algorithm, self._trainees.keys())
-        if (state.game, state.algorithm, state.updates.keys()) != own:
-            raise CheckpointError(
-                f"{found[-1]}: a checkpoint of {state.algorithm} on {state.game} for "
-                f"{', '.join(state.updates)}, which this job does not train; move it away"
-            )
+        origin = self._origin
+        checkpoint.check_fits(found[-1], state, origin.game, origin.algorithm, self._trainees)
         for name, trainee in self._trainees.items():
             try:
                 trainee.restore(

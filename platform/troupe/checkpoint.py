@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -134,12 +134,24 @@ def save(run_folder: Path, state: Checkpoint, *, keep: int = 3) -> Path:
 
 
 def available(run_folder: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
-    return sorted(
-        manifest.parent
-        for manifest in (run_folder / FOLDER).glob(f"*/{MANIFEST}")
-        if _NAME.fullmatch(manifest.parent.name)
-    )
+    """The finished checkpoints of a run, oldest first; one that lost files since is among them."""
+    folder = run_folder / FOLDER
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def check_fits(
+    path: Path, state: Checkpoint, game: str, algorithm: str, policies: Iterable[str]
+) -> None:
+    """See that what was read from `path` is of this job.
+
+    Raises:
+        CheckpointError: it is another job's.
+    """
+    if (state.game, state.algorithm, {*state.updates}) != (game, algorithm, {*policies}):
+        raise CheckpointError(
+            f"{path}: a checkpoint of {state.algorithm} on {state.game} for "
+            f"{', '.join(state.updates)}, which this job does not train; move it away"
+        )
 
 
 def newest(run_folder: Path) -> Path:
@@ -299,7 +311,9 @@ def _read_manifest(path: Path) -> _Manifest:
     try:
         text = file.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not a checkpoint: it has no {MANIFEST}") from None
+        raise CheckpointError(
+            f"{path}: not a checkpoint: it has no {MANIFEST}; {_REMEDY}"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
     try:

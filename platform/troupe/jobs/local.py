@@ -207,14 +207,18 @@ class Crew:
             post.worker.start_again()
 
 
-def check_store(job: Job) -> None:
-    """See that the job's own store, if it names one, can be used.
+def check_store(job: Job, run: str | None = None) -> None:
+    """See that the job's own store, if it names one, can be used, by `run` if that goes on there.
 
     Raises:
         UserError, StoreError: it cannot.
     """
-    if job.store.url is not None:
-        check_server(_with_password(job.store.url))
+    if job.store.url is None:
+        return
+    url = _with_password(job.store.url)
+    check_server(url)
+    if run is not None:
+        Store.check(url, run)
 
 
 def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:

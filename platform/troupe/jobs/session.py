@@ -12,11 +12,13 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from troupe import checkpoint as checkpoints
-from troupe import curves
+from troupe import curves, policies
+from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
 from troupe.jobs import load, local
 from troupe.jobs.resolve import merged, resolve
+from troupe.jobs.roles import policies_of, title
 from troupe.jobs.spec import Job
 from troupe.live import open_view
 from troupe.runs import RUNS, RunFolder
@@ -49,7 +51,7 @@ def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) 
     job = resolve(data)
     _check_saved(folder, before, job, checkpoint)
     load.check_disk(folder.path)
-    local.check_store(job)
+    local.check_store(job, folder.identity)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     return _go(job, folder)
@@ -82,7 +84,24 @@ def _check_saved(folder: RunFolder, before: Job, job: Job, name: str | None) -> 
                 f"{old.get(key)!r}; leave it, or start a new run with `troupe train`"
             )
     for path in [path for path in saved if path.name == name] if name else saved[-1:]:
-        checkpoints.load(path)
+        _check_fits(path, checkpoints.load(path), job)
+
+
+def _check_fits(path: Path, state: Checkpoint, job: Job) -> None:
+    """See that the job's networks can take what was read from `path`.
+
+    Raises:
+        CheckpointError: it is another job's.
+    """
+    spaces = policies_of(job)
+    checkpoints.check_fits(path, state, title(job), str(job.algorithm["name"]), spaces)
+    for policy, seen in spaces.items():
+        own = policies.create(seen, job.network).state_dict()
+        given = {name: array.shape for name, array in state.weights[policy].items()}
+        if given != {name: tuple(tensor.shape) for name, tensor in own.items()}:
+            raise CheckpointError(
+                f"{path}: {policy}: of another network than this job's; move it away"
+            )
 
 
 def _flat(data: Mapping[str, object], at: str = "") -> dict[str, object]:

@@ -3,7 +3,7 @@
 import ssl
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +64,17 @@ class Store:
             store._open(create)
         return store
 
+    @classmethod
+    def check(cls, url: str, run: str) -> None:
+        """See that `run` could go on in this store, without touching what it holds.
+
+        Raises:
+            StoreError: its keys there are of another schema.
+        """
+        store = cls(url, run, retries=0)
+        with closing(store), store.guard():
+            store._schema()
+
     @property
     def retries(self) -> int:
         """How often a command had to be tried again because the connection was lost."""
@@ -117,23 +128,30 @@ class Store:
         self.redis.close()
         self.once.close()
 
+    def _schema(self) -> str | None:
+        """What the run's keys are of, ours or none.
+
+        Raises:
+            StoreError: of another schema.
+        """
+        held = self.redis.get(self.key("schema"))
+        if held is not None and text(held) != str(SCHEMA):
+            raise StoreError(
+                f"store at {self.where}: run {self.run} is kept there in schema {text(held)}, this "
+                f"version of troupe speaks schema {SCHEMA}; use the version that made it, or a new run"
+            )
+        return None if held is None else text(held)
+
     def _open(self, create: bool) -> None:
-        key = self.key("schema")
-        schema = self.redis.get(key)
-        if schema is None and not create:
+        if self._schema() is None and not create:
             raise StoreError(
                 f"store at {self.where}: it does not hold the run {self.run}; it is another run's "
                 "store, or it was restarted and lost its memory"
             )
-        if schema is not None and text(schema) != str(SCHEMA):
-            raise StoreError(
-                f"store at {self.where}: run {self.run} is kept there in schema {text(schema)}, this "
-                f"version of troupe speaks schema {SCHEMA}; use the version that made it, or a new run"
-            )
         self._load_library()
         if create:
             self.redis.set(self.key("generation"), uuid.uuid4().hex, nx=True)
-            self.redis.set(key, SCHEMA, nx=True)
+            self.redis.set(self.key("schema"), SCHEMA, nx=True)
 
     def _load_library(self) -> None:
         self.redis.function_load(_LIBRARY.read_text(), replace=True)
@@ -163,26 +181,37 @@ def address(url: str) -> str:
     """Where a store is, in words for people: never with the password."""
     try:
         parts = urlsplit(url)
-        return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+        if parts.scheme == "unix":
+            return parts.path
+        return (
+            f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else "a URL without a host"
+        )
     except ValueError:
         return "an unreadable URL"
 
 
 def _client(url: str, retry: Retry, timeout: float = SOCKET_SECONDS) -> "redis.Redis":
+    options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             protocol=2,
             retry=retry,
             socket_timeout=timeout,
             socket_connect_timeout=min(timeout, 5.0),
-            socket_keepalive=True,
             socket_read_size=_READ_BYTES,
+            **options,
         )
     except (ValueError, TypeError):
         raise UserError(
             f"store.url: {address(url)} is not given as redis://host:port, rediss:// or unix://"
         ) from None
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # only now the URL's options are looked at
+    except TypeError as error:
+        raise UserError(f"store.url: {address(url)}: what follows `?`: {_short(error)}") from None
+    return client
 
 
 def check_server(url: str, timeout: float = 5.0) -> None:
