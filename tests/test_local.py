@@ -1,14 +1,25 @@
 """Watching over a run: when it ends, and whether that went well."""
 
+import errno
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, cast
 
 import pytest
 
 from troupe.checkpoint import CheckpointError
-from troupe.jobs import local
+from troupe.jobs import cluster, local
+from troupe.jobs.setting import (
+    NODE_FOLDER,
+    RUN,
+    RUN_FOLDER,
+    STORE_URL,
+    WEIGHTS_TOKEN,
+    WorkerSetting,
+)
 from troupe.jobs.spec import GameSettings, Job
 from troupe.live import SilentView
 from troupe.monitor import Monitor
@@ -115,3 +126,29 @@ def test_a_worker_that_failed_is_started_again_once_the_store_knows_the_run(
     crew.look_after()
     assert announced == [True]
     assert not Worker.outcomes
+
+
+class Unsaved:
+    """A worker whose disk is full."""
+
+    def __init__(self, setting: WorkerSetting) -> None:
+        pass
+
+    def run(self) -> None:
+        raise CheckpointError("step-9: not saved, the disk is full")
+
+
+def test_what_made_a_worker_fail_is_told_where_its_log_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in (RUN, STORE_URL, WEIGHTS_TOKEN, NODE_FOLDER):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
+    monkeypatch.setattr(cluster.os, "dup2", lambda old, new: new)
+    monkeypatch.setattr(cluster.traceback, "print_exc", full)
+    monkeypatch.setattr(cluster.importlib, "import_module", lambda name: sys.modules[__name__])
+    with pytest.raises(CheckpointError, match="step-9: not saved"):
+        cluster._Host("here:Unsaved", "learner", 0).run()

@@ -155,6 +155,7 @@ def test_a_run_outlives_its_workers_keeps_its_secrets_and_stops_when_told(
     assert not run.family()
     assert not [folder for folder in scratch if folder.exists()]
     assert "troupe resume small-1" in run.output.read_text()
+    assert "raylet" not in run.output.read_text()
 
 
 def test_a_killed_launcher_leaves_no_process_behind_and_its_run_resumes(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from troupe.checkpoint import newest
-from troupe.errors import UserError
+from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import GameSettings, Job
 from troupe.runs import RunFolder, RunFolderError, list_runs, show, write_aside, writing
 
@@ -191,3 +191,32 @@ def test_a_full_disk_is_a_fault_in_one_line_and_harms_nothing(tmp_path: Path):
         write_aside(target, "\udc80")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_made_a_run_fail_is_told_where_its_state_cannot_be_written(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(state: str, message: str) -> None:
+        raise RunFolderError("status.json: no space left on device")
+
+    def attempt() -> None:
+        with run.attempt():
+            monkeypatch.setattr(run, "set_status", fail)
+            raise TroupeError("the learner did not save")
+
+    with pytest.raises(TroupeError, match="the learner did not save"):
+        attempt()
+
+
+@pytest.mark.parametrize("text", [None, "", "\n"])
+def test_a_lost_identity_is_told_with_where_it_is_kept(run: RunFolder, text: str | None):
+    file = run.path / "identity"
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(UserError, match=r"identity: .*manifest\.json has as `run`"):
+        _ = run.identity
+
+
+def test_a_file_in_the_place_of_the_runs_is_a_mistake(tmp_path: Path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(UserError, match="file exists; choose a folder"):
+        RunFolder.create(tmp_path / "runs", JOB)

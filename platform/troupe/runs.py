@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,9 +119,14 @@ class RunFolder:
             UserError: the file that holds it cannot be read.
         """
         try:
-            return self._identity.read_text(encoding="utf-8").strip()
+            identity = self._identity.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise UserError(f"{self._identity}: cannot be read: {error.strerror}") from None
+            raise UserError(
+                f"{self._identity}: cannot be read: {error.strerror}; {_LOST}"
+            ) from None
+        if not identity:
+            raise UserError(f"{self._identity}: is empty; {_LOST}")
+        return identity
 
     def job(self) -> Job:
         """The resolved job.
@@ -205,7 +210,8 @@ class RunFolder:
             try:
                 yield number
             except TroupeError as error:
-                self.set_status("failed", _first_line(error))
+                with suppress(TroupeError):  # a full disk: what it kept from being saved counts
+                    self.set_status("failed", _first_line(error))
                 raise
             if self.status().state == "running":
                 self.set_status("stopped")
@@ -349,8 +355,10 @@ def writing(path: Path) -> Iterator[None]:
         raise RunFolderError(f"{path}: {reason}; make room or mend the disk, then go on") from None
 
 
+_LOST = f"write into it what a checkpoint's {checkpoint.MANIFEST} has as `run`"
 _WRONG_PLACE = {
     errno.EACCES,
+    errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOTDIR,

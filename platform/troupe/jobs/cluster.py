@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,9 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_worker_niceness": "0",
-        "RAY_DEDUP_LOGS": "0",
+        # Deaths and retries are told by us, in a line each: Ray's long ones are skipped.
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
         # A tenth less memory at the same speed: batches come in many shapes, from several threads.
         "MALLOC_ARENA_MAX": "1",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
@@ -160,7 +163,8 @@ class _Host:
         try:
             make(setting).run()
         except Exception:
-            traceback.print_exc()  # the launcher tells one line; the log has the rest
+            with suppress(OSError):  # a full disk, which the error may be about
+                traceback.print_exc()  # the launcher tells one line; the log has the rest
             raise
 
 
