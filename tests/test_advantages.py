@@ -155,9 +155,12 @@ def test_golden_vtrace() -> None:
 
 
 def plain_vtrace(
-    part: Fragments, gamma: float, rho_bar: float, c_bar: float
+    part: Fragments, gamma: float, lambda_: float, rho_bar: float, c_bar: float
 ) -> tuple[list[float], list[float]]:
-    """vs_s = V_s + sum_t gamma^(t-s) (prod_{i=s}^{t-1} c_i) delta_t: the paper's first equation."""
+    """vs_s = V_s + sum_t gamma^(t-s) (prod_{i=s}^{t-1} c_i) delta_t: the paper's first equation.
+
+    Its remark 2 puts lambda before every c_i.
+    """
     targets, advantages = [], []
     for reward, value, log_ratio, bootstrap, ending in zip(
         part.reward, part.value, part.log_ratio, part.bootstrap, part.ending, strict=True
@@ -165,7 +168,7 @@ def plain_vtrace(
         size = len(reward)
         end = 0.0 if ending == Ending.TERMINATED else bootstrap
         rho = [min(rho_bar, math.exp(x)) for x in log_ratio]
-        c = [min(c_bar, math.exp(x)) for x in log_ratio]
+        c = [lambda_ * min(c_bar, math.exp(x)) for x in log_ratio]
         after = [*value[1:], end]
         delta = [rho[t] * (reward[t] + gamma * after[t] - value[t]) for t in range(size)]
         vs = [
@@ -179,14 +182,19 @@ def plain_vtrace(
 
 
 @settings(max_examples=60, deadline=None)
-@given(fragments(), st.floats(0, 1), st.floats(0.5, 3), st.floats(0.5, 3))
+@given(fragments(), st.floats(0, 1), st.floats(0, 1), st.floats(0.5, 3), st.floats(0.5, 3))
 def test_vtrace_is_the_papers_sum(
-    part: Fragments, gamma: float, rho_bar: float, c_bar: float
+    part: Fragments, gamma: float, lambda_: float, rho_bar: float, c_bar: float
 ) -> None:
     credit = vtrace(
-        **part.flat(), log_ratio=part.flat_log_ratio(), gamma=gamma, rho_bar=rho_bar, c_bar=c_bar
+        **part.flat(),
+        log_ratio=part.flat_log_ratio(),
+        gamma=gamma,
+        lambda_=lambda_,
+        rho_bar=rho_bar,
+        c_bar=c_bar,
     )
-    targets, advantages = plain_vtrace(part, gamma, rho_bar, c_bar)
+    targets, advantages = plain_vtrace(part, gamma, lambda_, rho_bar, c_bar)
     np.testing.assert_allclose(credit.target.numpy(), targets, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(credit.advantage.numpy(), advantages, rtol=1e-9, atol=1e-9)
 
