@@ -53,6 +53,20 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_1(
     assert capsys.readouterr().err == f"troupe: {tmp_path}/gone/lock: No such file or directory\n"
 
 
+def test_overrides_may_follow_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(cli, "_train", lambda options: told.append(options.overrides) or 0)
+    assert cli.main(["train", "job.yaml", "seed=2", "--runs", str(tmp_path), "actors.count=3"]) == 0
+    assert told == [["seed=2", "actors.count=3"]]
+    for wrong in (["train", "job.yaml", "--wrong"], ["list", "seed=2"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(wrong)
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {wrong[-1]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -13,7 +13,12 @@ RUNS = Path("runs")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 2 for a user's mistake, 1 for a fault."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if hasattr(options, "overrides") and not any(text.startswith("-") for text in rest):
+        options.overrides += rest  # argparse takes no more of them once there was an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)

@@ -28,6 +28,8 @@ def find(
     """
     path = name if "." in name else f"{package}.{name}"
     try:
+        if not all(part.isidentifier() for part in path.split(".")):  # such as `../mine`
+            raise ModuleNotFoundError
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name and not path.startswith(error.name):

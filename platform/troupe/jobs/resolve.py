@@ -153,11 +153,11 @@ def _opponents(job: Job) -> tuple[str, ...]:
     """Who the job is judged against: those it names, else those that its game has."""
     if job.environment is not None:
         return ()
+    assert job.game is not None
     agents = importlib.import_module("troupe_actors.agents")
-    name = title(job)
-    chosen: Sequence[str] = job.evaluation.against or agents.usual(name)
+    chosen: Sequence[str] = job.evaluation.against or agents.usual(job.game.name)
     for opponent in chosen:
-        agents.check(opponent, name, "evaluation.against")
+        agents.check(opponent, job, "evaluation.against")
     return tuple(chosen)
 
 
