@@ -9,11 +9,13 @@ from troupe.config import dump, parse
 from troupe.errors import UserError
 from troupe.jobs.roles import game_of, policies_of, seats_of, title
 from troupe.jobs.spec import Job
-from troupe.plugins import find
+from troupe.plugins import find, names
 from troupe.policies import Spaces
 
 UNBOUNDED = 2**40
 """Steps; more than memory holds."""
+
+_LEARNERS = "troupe_learners"
 
 
 def resolve(data: Mapping[str, object]) -> Job:
@@ -118,11 +120,17 @@ def _choose(data: Mapping[str, object]) -> _Chosen:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise UserError("algorithm.name: missing; an algorithm such as ppo")
-    module = find("troupe_learners", name, "algorithm.name")
+    module = find(_LEARNERS, name, "algorithm.name", _algorithms)
     lacks = [part for part in ("Config", "Algorithm", "defaults") if not hasattr(module, part)]
     if lacks:
         raise UserError(f"algorithm.name: {name!r} is no algorithm: it has no {lacks[0]}")
     return _Chosen(name, module, parse(module.Config, options, "algorithm"))
+
+
+def _algorithms() -> list[str]:
+    """The names of those files that are algorithms."""
+    modules = {name: importlib.import_module(f"{_LEARNERS}.{name}") for name in names(_LEARNERS)}
+    return [name for name, module in modules.items() if hasattr(module, "defaults")]
 
 
 def _capacity(job: Job, policies: int, chosen: _Chosen) -> int:
