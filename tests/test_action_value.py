@@ -8,7 +8,7 @@ from torch import nn
 
 from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import NetworkSettings
-from troupe.policies import Decisions, Spaces, devices
+from troupe.policies import Decisions, Spaces, Steps, devices
 from troupe.policies.acting import ActionValueActor
 from troupe.policies.action_value import ActionValue
 from troupe.policies.choosing import best, epsilon_greedy
@@ -62,7 +62,8 @@ def reference(model, state, history, action):
 
 def learner_values(model, decisions, owner):
     observation = {k: torch.from_numpy(v[owner]) for k, v in decisions.observation.items()}
-    return model.evaluate(observation, torch.from_numpy(decisions.legal))
+    steps = Steps(observation, torch.from_numpy(decisions.legal))
+    return model.evaluate(steps, {"value"})["value"]
 
 
 def actor_like(model, spaces, precision=torch.float32):
@@ -191,11 +192,17 @@ def test_best_is_the_first_highest_of_each_segment():
     np.testing.assert_array_equal(best(values, np.array([0, 3, 6, 7])), [0, 1, 0])
 
 
+def numbered(offsets):
+    """Decisions whose listed actions are numbers from 0."""
+    return Decisions({}, np.arange(offsets[-1]), np.asarray(offsets, np.int64))
+
+
 def test_epsilon_greedy_draws_what_its_log_probs_say():
     draws, counts = 20_000, np.array([1, 2, 5])
     offsets = np.concatenate([[0], np.cumsum(np.tile(counts, draws))])
     values = np.tile(np.array([0, 1, 0, 0, 0, 7, 0, 0], np.float32), draws)
-    chosen = epsilon_greedy(values, offsets, np.random.default_rng(7), 0.4)
+    chosen = epsilon_greedy(values, numbered(offsets), np.random.default_rng(7), 0.4)
+    np.testing.assert_array_equal(chosen.action, offsets[:-1] + chosen.choice)
     choice, log_prob = chosen.choice.reshape(draws, 3), chosen.log_prob.reshape(draws, 3)
     for column, (count, greedy) in enumerate([(1, 0), (2, 0), (5, 2)]):
         for action in range(count):
@@ -206,15 +213,13 @@ def test_epsilon_greedy_draws_what_its_log_probs_say():
 
 
 def test_without_epsilon_the_best_is_certain():
-    chosen = epsilon_greedy(
-        np.array([0, 1], np.float32), np.array([0, 2]), np.random.default_rng(8), 0.0
-    )
-    assert chosen.choice.tolist() == [1]
+    values = np.array([0, 1], np.float32)
+    chosen = epsilon_greedy(values, numbered([0, 2]), np.random.default_rng(8), 0.0)
+    assert chosen.choice.tolist() == chosen.action.tolist() == [1]
     assert chosen.log_prob.tolist() == [0.0]
 
 
 def test_diverged_weights_are_an_error():
+    values = np.array([0, np.nan], np.float32)
     with pytest.raises(TroupeError, match="diverged"):
-        epsilon_greedy(
-            np.array([0, np.nan], np.float32), np.array([0, 2]), np.random.default_rng(9), 0.1
-        )
+        epsilon_greedy(values, numbered([0, 2]), np.random.default_rng(9), 0.1)

@@ -8,7 +8,7 @@ from gymnasium import spaces as gym
 from troupe.errors import TroupeError
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Decisions, Spaces, Steps, create, create_acting
-from troupe.policies.forward import _HostForward, _TorchForward, forward_of
+from troupe.policies.forward import HostForward, TorchForward, forward_of
 
 CPU = torch.device("cpu")
 SEEN = {"observation": gym.Box(-1, 1, (4,))}
@@ -101,10 +101,10 @@ def test_both_sides_agree(spaces, shared):
 
 def test_small_networks_step_in_numpy_and_others_in_pytorch():
     plain = Spaces(SEEN, gym.Discrete(2))
-    assert isinstance(forward_of(create(plain, network()), CPU), _HostForward)
-    assert isinstance(forward_of(create(plain, network(recurrent=8)), CPU), _TorchForward)
+    assert isinstance(forward_of(create(plain, network()), CPU), HostForward)
+    assert isinstance(forward_of(create(plain, network(recurrent=8)), CPU), TorchForward)
     image = Spaces({"eye": gym.Box(0, 255, (3, 36, 36), np.uint8)}, gym.Discrete(2))
-    assert isinstance(forward_of(create(image, network()), CPU), _TorchForward)
+    assert isinstance(forward_of(create(image, network()), CPU), TorchForward)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -114,8 +114,8 @@ def test_numpy_and_pytorch_step_alike(activation, layers):
     policy = fresh(spaces, network(activation=activation, layers=layers))
     policy.requires_grad_(False)
     observation = observed(spaces)
-    mine, _ = _HostForward(policy, policy.laid_out())(observation, {})
-    theirs, _ = _TorchForward(policy, CPU)(observation, {})
+    mine, _ = HostForward(policy, policy.laid_out())(observation, {})
+    theirs, _ = TorchForward(policy, CPU)(observation, {})
     np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 

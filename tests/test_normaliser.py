@@ -89,7 +89,7 @@ SPACES = Spaces(
         "bytes": gym.Box(0, 255, (3,), np.uint8),
         "several": gym.MultiDiscrete([2, 4]),
         "action_mask": gym.MultiBinary(4),
-        "far": gym.Box(-np.inf, np.inf, (1,)),
+        "far": gym.Box(-np.inf, np.inf, ()),
     },
     gym.Discrete(4),
 )
@@ -106,7 +106,7 @@ def columns():
         "bytes": random.integers(0, 256, (ROWS, 3), np.uint8),
         "several": np.stack([random.integers(0, n, ROWS) for n in (2, 4)], 1),
         "action_mask": np.full((ROWS, 1), 15, np.uint8),
-        "far": random.normal(100, 30, (ROWS, 1)).astype(np.float32),
+        "far": random.normal(100, 30, ROWS).astype(np.float32),
     }
     return held, bits
 
@@ -118,7 +118,7 @@ def test_every_kind_of_column_is_a_feature_on_both_sides(normalise):
     tensors = {name: torch.from_numpy(column) for name, column in held.items()}
     inputs.observe(tensors, alone)
     numbers = np.concatenate(
-        [held["position"].reshape(ROWS, 4), held["bytes"] / 255, held["far"]], 1
+        [held["position"].reshape(ROWS, 4), held["bytes"] / 255, held["far"][:, None]], 1
     )
     if normalise:
         numbers = (numbers - numbers.mean(0)) / np.sqrt(numbers.var(0) + 1e-8)

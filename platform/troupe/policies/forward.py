@@ -45,10 +45,12 @@ def forward_of(network: Network, device: torch.device) -> Forward:
     numpy for small networks on the CPU, where PyTorch would mostly be busy with itself.
     """
     layers = network.laid_out() if device.type == "cpu" else None
-    return _TorchForward(network, device) if layers is None else _HostForward(network, layers)
+    return TorchForward(network, device) if layers is None else HostForward(network, layers)
 
 
-class _HostForward:
+class HostForward:
+    """`Forward` in numpy."""
+
     def __init__(self, network: Network, layers: Layers) -> None:
         self._inputs = HostInputs(network.inputs)
         self._layers = HostLayers(layers)
@@ -59,7 +61,9 @@ class _HostForward:
         return self._layers.apply_to(self._inputs.features(observation)), {}
 
 
-class _TorchForward:
+class TorchForward:
+    """`Forward` in PyTorch, on any device."""
+
     def __init__(self, network: Network, device: torch.device) -> None:
         self._network = network
         self._device = device

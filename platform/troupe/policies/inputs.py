@@ -85,11 +85,11 @@ class Inputs(nn.Module):
         self.moments = Moments(numbers) if normalise and numbers else None
 
     def features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """float32 [S, width]."""
+        """float32 [S, width]; empty where there is nothing but images."""
         parts = []
         if self._numbers:
             numbers = self._read(observation)
-            parts.append(self.moments.normalise(numbers) if self.moments else numbers)
+            parts.append(numbers if self.moments is None else self.moments.normalise(numbers))
         for column in self._others:
             given = observation[column.name]
             if column.kind == "bits":
@@ -97,7 +97,7 @@ class Inputs(nn.Module):
             else:
                 parts.append(_one_hot(given, column))
         if not parts:
-            return next(iter(observation.values())).new_zeros(0)
+            return torch.empty(0)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def observe(
@@ -110,7 +110,7 @@ class Inputs(nn.Module):
     def _read(self, observation: Mapping[str, Tensor]) -> Tensor:
         parts = []
         for column in self._numbers:
-            given = observation[column.name].flatten(1).float()
+            given = observation[column.name].reshape(-1, column.size).float()
             parts.append(given if column.divisor == 1.0 else given / column.divisor)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -147,10 +147,6 @@ class HostInputs:
         self._numbers = sum(c.size for c in inputs.columns if c.kind == "numbers")
         self._plain = len(inputs.columns) == 1 and self._columns[0].kind == "numbers"
         self._moments: tuple[Array, Array] | None = None
-        self.load(inputs)
-
-    def load(self, inputs: Inputs) -> None:
-        """Take the moments that numbers are normalised with."""
         if inputs.moments is not None:
             mean, deviation = inputs.moments.mean_and_deviation()
             self._moments = mean.numpy(), deviation.numpy()
@@ -159,7 +155,7 @@ class HostInputs:
         """float32 [B, width]; may be the observation itself."""
         first = observation[self._columns[0].name]
         if self._plain and first.dtype == np.float32:
-            x: NDArray[np.float32] = first if first.ndim == 2 else first.reshape(len(first), -1)
+            x: NDArray[np.float32] = first if first.ndim == 2 else first.reshape(-1, self._numbers)
         else:
             x = np.concatenate([_host(observation[c.name], c) for c in self._columns], axis=1)
         if self._moments is None:
@@ -210,7 +206,7 @@ def _starts(counts: tuple[int, ...]) -> list[int]:
 
 
 def _one_hot(given: Tensor, column: Column) -> Tensor:
-    rows = given.reshape(len(given), -1).long()
+    rows = given.reshape(-1, len(column.counts)).long()
     if len(column.counts) > 1:
         rows = rows + torch.tensor(_starts(column.counts), device=rows.device)
     return torch.zeros(len(rows), column.size, device=rows.device).scatter_(1, rows, 1.0)
@@ -219,12 +215,12 @@ def _one_hot(given: Tensor, column: Column) -> Tensor:
 def _host(given: Array, column: Column) -> NDArray[np.float32]:
     if column.kind == "bits":
         return host_unpacked(given, column.size).astype(np.float32)
-    flat = given.reshape(len(given), -1)
     if column.kind == "numbers":
-        x: NDArray[np.float32] = flat.astype(np.float32)
+        x: NDArray[np.float32] = given.reshape(-1, column.size).astype(np.float32)
         if column.divisor != 1.0:
             x /= np.float32(column.divisor)
         return x
+    flat = given.reshape(-1, len(column.counts))
     x = np.zeros((len(flat), column.size), np.float32)
     np.put_along_axis(x, flat + np.array(_starts(column.counts)), 1.0, axis=1)
     return x
