@@ -429,3 +429,18 @@ def test_an_unsound_version_in_a_notice_is_left_to_be_fetched() -> None:
         assert (unpack(notice) is not None) == taken
         notice.version += 1
         assert unpack(notice) is None
+
+
+def test_an_older_version_is_fetched_once_by_a_node_too(server: Running, tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    large = {"a": np.zeros(100_000, np.float32)}
+    with connected(server, folder, keep=3) as one, connected(server, folder) as other:
+        for version in range(2):
+            one.publish("p", version, {"a": large["a"] + version})
+        assert one.wait("p", 0, 10.0) == 1
+        assert (one.fetch("p", 0).tensors["a"] == 0).all()
+        sent = server.metrics.snapshot()["bytes_sent"]
+        assert other.wait("p", 0, 10.0) == 1
+        assert (other.fetch("p", 0).tensors["a"] == 0).all()
+        assert server.metrics.snapshot()["bytes_sent"] == sent
+        assert (other.fetch("p").tensors["a"] == 1).all()

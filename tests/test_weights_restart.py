@@ -196,6 +196,7 @@ class Setting:
     """What the worker needs of a `WorkerSetting` and its connections."""
 
     weights_token = TOKEN
+    job = SimpleNamespace(lag=1)
 
     def __init__(self, folder: Path, board: Board) -> None:
         self.run_folder = folder / "run"

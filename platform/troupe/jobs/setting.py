@@ -13,7 +13,7 @@ from troupe.metrics import Metrics, Reporter
 from troupe.store.board import Board
 from troupe.store.connection import Store
 from troupe.store.replay import ReplayLog
-from troupe.weights.client import WeightsClient
+from troupe.weights.client import KEEP, WeightsClient
 
 RUN = "TROUPE_RUN"
 STORE_URL = "TROUPE_STORE_URL"
@@ -70,6 +70,7 @@ class WorkerSetting:
             if launch is None:
                 raise TroupeError(f"the store does not know the run {self.run}")
             attempt = int(str(launch["attempt"]))
+            job = parse(Job, launch["job"])
             metrics = Metrics()
             reporter = stack.enter_context(Reporter(metrics, board, self.name))
             weights = WeightsClient(
@@ -77,10 +78,11 @@ class WorkerSetting:
                 token=self.weights_token,
                 folder=self.node_folder / "weights",
                 attempt=attempt,
+                keep=KEEP + job.lag,
             )
             stack.callback(weights.close)
             yield Connections(
-                job=parse(Job, launch["job"]),
+                job=job,
                 attempt=attempt,
                 incarnation=board.incarnation(self.role, self.slot),
                 store=store,

@@ -1,4 +1,4 @@
-"""Where everyone goes on in lockstep: how an attempt begins, and each actor's next turn."""
+"""Where actors go on in lockstep, as they and the learner write it down."""
 
 from typing import NamedTuple
 
@@ -23,10 +23,6 @@ class Places:
         self._store = store
         self._board = Board(store)
 
-    def announce(self, attempt: int, turn: int) -> None:
-        """Let the actors of an attempt begin: its places and the weights for `turn` are there."""
-        self._board.put(_DOCUMENT, {"attempt": attempt, "turn": turn})
-
     def announced(self, attempt: int) -> int | None:
         """The first turn of an attempt, once its actors may begin."""
         document = self._board.get(_DOCUMENT)
@@ -47,11 +43,6 @@ class Places:
         state = held[b"state"]
         assert isinstance(state, bytes)
         return Place(int(held[b"turn"]), state)
-
-    def forget(self, slot: int) -> None:
-        """Let an actor begin from nothing."""
-        with self._store.guard():
-            self._store.redis.delete(self._key(slot))
 
     def _key(self, slot: int) -> str:
         return self._store.key("lockstep", slot)

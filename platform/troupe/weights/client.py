@@ -45,6 +45,7 @@ class WeightsClient:
         attempt: int = 0,
         publisher: str = "learner-0",
         patience: float = 60.0,
+        keep: int = KEEP,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         """Nothing is connected before the first call.
@@ -55,6 +56,7 @@ class WeightsClient:
                 there once.
             attempt: how often the run had been started before; goes with what is published.
             publisher: who publishes, such as `learner-0`.
+            keep: newest versions of each policy that stay in `folder`.
         """
         keep_large_buffers()
         self._channel = Channel(address, token, tls, patience)
@@ -63,6 +65,7 @@ class WeightsClient:
         self._attempt = attempt
         self._publisher = publisher
         self._patience = patience
+        self._keep = keep
         self._max_bytes = max_bytes
 
     def publish(
@@ -131,7 +134,7 @@ class WeightsClient:
         newest = self._watch.newest(policy, self._patience)
         if carried := self._watch.carried(policy, version):
             return carried
-        wanted = newest if newest and version in (None, newest.version) else None
+        wanted = newest if version is None or newest is None else Key(newest.attempt, version)
         stored = self._cached(policy, wanted)
         if stored is None:
             with self._locked(policy):
@@ -194,7 +197,7 @@ class WeightsClient:
                 stored = incoming.commit()
         finally:
             call.cancel()
-        self._shelf.keep(policy, KEEP, besides=key_of(manifest))
+        self._shelf.keep(policy, self._keep, besides=key_of(manifest))
         return stored
 
     @contextmanager

@@ -6,7 +6,7 @@ from contextlib import suppress
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.store import StoreError
 from troupe.store.board import Board
-from troupe.weights.server import PortError, serve
+from troupe.weights.server import KEEP, PortError, serve
 
 _LOOK_SECONDS = 0.1
 _LAST_SECONDS = 3.0
@@ -46,6 +46,7 @@ class WeightServer:
                 stop=stop,
                 port=port,
                 pins=self._setting.run_folder / "pinned",
+                keep=KEEP + ends.job.lag,
                 metrics=ends.metrics,
             )
         finally:
