@@ -26,6 +26,7 @@ from troupe_learners import batches
 from troupe_learners.algorithms import Adaptive, Batch, Roles, Totals
 from troupe_learners.batches import Piece
 from troupe_learners.on_policy import RunningReturns
+from troupe_learners.optim import OptimizerSettings
 from troupe_learners.ppo import Algorithm, Config, defaults
 from troupe_learners.trainee import Hardware, Trainee
 
@@ -145,10 +146,15 @@ def rollout(network: NetworkSettings, trainee: Trainee, name: str = "CartPole-v1
     return batches.join([Piece(block, {})], CPU)
 
 
-def learner(network: NetworkSettings, algorithm: Algorithm, name: str = "CartPole-v1") -> Trainee:
+def learner(
+    network: NetworkSettings,
+    algorithm: Algorithm,
+    name: str = "CartPole-v1",
+    dtype: torch.dtype = torch.float32,
+) -> Trainee:
     driver = environments.create(name, {}, 1)
     driver.close()
-    return Trainee("agent", driver.spaces, network, algorithm, Hardware(CPU, torch.float32), seed=1)
+    return Trainee("agent", driver.spaces, network, algorithm, Hardware(CPU, dtype), seed=1)
 
 
 @pytest.mark.parametrize("recurrent", [0, 8])
@@ -173,6 +179,19 @@ def test_the_first_ratio_is_1(environment: str, measured: str, recurrent: int) -
         assert loss.metrics["clip_fraction"].item() == 0.0
         with torch.no_grad():
             algorithm.after(ready, said)
+
+
+def test_in_half_precision_the_learner_measures_as_finely_as_it_trains() -> None:
+    network = parse(NetworkSettings, NETWORK)
+    optimizer = OptimizerSettings(name="adam", lr=0.02)
+    algorithm = Algorithm(
+        Config(epochs=1, minibatches=1, old_log_prob="learner", optimizer=optimizer)
+    )
+    trainee = learner(network, algorithm, dtype=torch.bfloat16)
+    for _ in range(6):
+        looks = trainee._update.on_batch(rollout(network, trainee), 0.0)
+        assert looks["approx_kl"] < 1e-7
+    assert looks["entropy"] < 0.69  # the policy has moved from even chances
 
 
 def test_stale_steps_are_measured_from_who_acted_or_weighed() -> None:

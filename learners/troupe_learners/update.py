@@ -56,13 +56,15 @@ class Update:
             algorithm's own.
         """
         scalars = Scalars()
-        roles = self._begin(progress)
-        with torch.no_grad():
+        roles, autocast = self._begin(progress), self._learning.precision.autocast
+        # As finely as it is trained, so that what a batch begins with is what its loss sees.
+        with torch.no_grad(), autocast():
             batch = self._algorithm.prepare(batch, roles)
         self._epochs(batch, scalars)
         if isinstance(self._algorithm, Adaptive):
-            with torch.no_grad():
-                scalars.add_all(self._algorithm.after(batch, roles))
+            with torch.no_grad(), autocast():
+                looks = self._algorithm.after(batch, roles)
+            scalars.add_all({name: look / self._ranks.size for name, look in looks.items()})
         return scalars.means(self._ranks)
 
     def on_samples(
