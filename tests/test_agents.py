@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from troupe.errors import UserError
+from troupe.jobs.spec import GameSettings, Job
 from troupe_actors import agents, arena, deals, games
 from troupe_actors.agents import _doudizhu_view, doudizhu_rule, rlcard_rule
 from troupe_actors.agents.doudizhu_rule import RuleAgent, Taste
@@ -20,6 +21,10 @@ def test_rows_of_some_tables_are_cut_out_and_counted_anew() -> None:
     rows, own = games.rows_of(offsets, np.array([3, 0, 1]))
     assert rows.tolist() == [5, 6, 7, 8, 0, 1]
     assert own.tolist() == [0, 4, 6, 6]
+
+
+def job_of(game: str) -> Job:
+    return Job(name="small", game=GameSettings(name=game), algorithm={"name": "any"})
 
 
 def test_random_agent_draws_every_legal_move_and_no_other() -> None:
@@ -40,7 +45,7 @@ def test_random_agent_draws_every_legal_move_and_no_other() -> None:
 )
 def test_an_agent_that_is_not_there_is_one_line(name: str, game: str, text: str) -> None:
     with pytest.raises(UserError, match=text) as caught:
-        agents.check(name, game, "evaluation.against")
+        agents.check(name, job_of(game), "evaluation.against")
     assert str(caught.value).startswith("evaluation.against")
     assert "\n" not in str(caught.value)
 
@@ -48,7 +53,7 @@ def test_an_agent_that_is_not_there_is_one_line(name: str, game: str, text: str)
 def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'troupe\[rlcard\]'"):
-        agents.check("rlcard-rule", "doudizhu", "--against")
+        agents.check("rlcard-rule", job_of("doudizhu"), "--against")
 
 
 def test_the_view_of_a_table_is_read_back_from_the_observation() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from troupe import checkpoint, policies
 from troupe.config import parse
 from troupe.errors import UserError
-from troupe.jobs.spec import Job
+from troupe.jobs.spec import GameSettings, Job
 from troupe.metrics import Metrics
 from troupe.runs import RunFolder
 from troupe.weights.errors import MissingError, UnreachableError
@@ -42,6 +42,10 @@ class _Witness:
 
     def remarks(self) -> Mapping[str, int]:
         return {"times asked": len(self.seats), "never": 0}
+
+
+def job_of(game: str) -> Job:
+    return Job(name="small", game=GameSettings(name=game), algorithm={"name": "any"})
 
 
 def test_everyone_gets_the_same_validation_deals() -> None:
@@ -212,7 +216,7 @@ def test_a_runs_policies_play_their_best_moves(tmp_path: Path) -> None:
 
 def test_a_run_is_an_agent_by_its_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    agents.check(str(run), "doudizhu", "--against")
+    agents.check(str(run), job_of("doudizhu"), "--against")
     assert agents.load(str(run), GAME).name == run.name
     name = checkpoint.newest(run).name
     assert policy.load(run, GAME, checkpoint=name).name == run.name
@@ -225,7 +229,7 @@ def test_a_run_of_another_game_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="plays doudizhu, not leduc"):
         policy.load(make_run(tmp_path), other)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"against: the run .* plays doudizhu, not leduc"):
-        agents.check(str(tmp_path / "tiny-1"), "leduc", "evaluation.against")
+        agents.check(str(tmp_path / "tiny-1"), job_of("leduc"), "evaluation.against")
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
@@ -240,7 +244,7 @@ def test_a_run_without_a_checkpoint_is_no_opponent(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     shutil.rmtree(checkpoint.newest(run))
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint here yet"):
-        agents.check(str(run), "doudizhu", "--against")
+        agents.check(str(run), job_of("doudizhu"), "--against")
 
 
 def test_the_eval_command_prints_one_line_of_json(

@@ -44,6 +44,7 @@ FRAME = Frame(
         Evaluation("random", 0.947, 0.93, 0.96, 1.2),
         Evaluation("rule", 0.6, 0.57, 0.63, 0.3),
     ),
+    nash_conv=None,
     returns=None,
     evaluated=1_400_000,
     progress=0.78,

@@ -183,13 +183,20 @@ def play_deals(
     tables = deals.tables(game, 2 * count)
     payoff = np.zeros((2 * count, len(game.seats)), np.float32)
     turn = tables.deal(np.concatenate([hands, hands]))
-    payoff[turn.finished] = turn.payoff
+    _pay(payoff, turn)
     while not tables.done.all():
         if stopped():
             return None
         turn = tables.play(_choose(turn, owner, ~tables.done, pair, random))
-        payoff[turn.finished] = turn.payoff
+        _pay(payoff, turn)
     return payoff.reshape(2, count, -1).swapaxes(0, 1)
+
+
+def _pay(payoff: Payoff, turn: Turn) -> None:
+    """Add what a call has brought to [T, seats]."""
+    if turn.reward is not None:
+        payoff += turn.reward
+    payoff[turn.finished] += turn.payoff
 
 
 def sides_of(game: Game) -> tuple[tuple[str, ...], ...]:

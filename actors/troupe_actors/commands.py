@@ -2,7 +2,8 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +13,12 @@ from rich.table import Table
 
 from troupe.errors import UserError
 from troupe.jobs.roles import title
+from troupe.jobs.spec import Job
 from troupe.runs import RunFolder
-from troupe_actors import agents, arena, trials
+from troupe_actors import agents, arena, equilibrium, trials
 from troupe_actors.agents import policy
 from troupe_actors.deals import generate, read
+from troupe_actors.games import Game
 from troupe_actors.play import find_seat, play
 
 DEALS = 1000
@@ -70,16 +73,25 @@ def eval_command(
         game = arena.game_of(job)
         opponents = job.evaluation.against if against is None else against
         for name in opponents:
-            agents.check(name, game.name, "--against")
+            agents.check(name, job, "--against")
         count = DEALS if deals is None else deals
         dealt = read(game, deal_file) if deal_file else generate(game, count, seed)
-        results = (arena.evaluate_run(run, name, dealt, checkpoint, seed) for name in opponents)
+        matches = (arena.evaluate_run(run, name, dealt, checkpoint, seed) for name in opponents)
+        results = chain(matches, _distance(run, job, game, checkpoint))
     if as_json:
         print(json.dumps([result.data() for result in results]))
         return 0
     for result in results:
         Console().print(result.table(), "", sep="\n")
     return 0
+
+
+def _distance(run: Path, job: Job, game: Game, checkpoint: str | None) -> Iterator[Result]:
+    """How far the run's policies are from an equilibrium, if that can be known."""
+    yardstick = equilibrium.yardstick(job, game)
+    if yardstick is not None:
+        agent = policy.load(run, game, checkpoint=checkpoint)
+        yield yardstick.measure(agent.name, agent.acting)
 
 
 def play_command(run: Path, seat: str, seed: int | None, checkpoint: str | None) -> int:

@@ -49,9 +49,10 @@ class Dealer(Protocol):
     """What a game's module offers to be judged on fixed deals."""
 
     names: Names
+    """Not where a deal is but a number."""
 
     def deal_hands(self, key: int) -> Hands:
-        """[seats]: the deal of a 64-bit key."""
+        """[seats]: the deal of a 64-bit key; or [1]: a number that all its chance follows from."""
         ...
 
 
@@ -59,7 +60,7 @@ class Deals(NamedTuple):
     """Deals of one game, and where they come from."""
 
     hands: Hands
-    """[D, seats]: a set of cards for each seat."""
+    """[D, seats]: a set of cards for each seat; or [D, 1]: a number that its chance follows from."""
     source: str
     """A seed or a file, for a person."""
 
@@ -96,7 +97,7 @@ def read(game: Game, path: Path) -> Deals:
     Raises:
         UserError: it cannot be read, is empty, or a line is not a deal of this game.
     """
-    names = dealer(game).names
+    names = _names(game)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +125,7 @@ def read(game: Game, path: Path) -> Deals:
 
 def write(game: Game, dealt: Deals, file: TextIO) -> None:
     """Write a deal file that `read` reads back."""
-    names = dealer(game).names
+    names = _names(game)
     print(f"# {game.name}: {' '.join(game.seats)}", file=file)
     print(f"# {dealt.source}, sha256 {dealt.hash}", file=file)
     for hands in dealt.hands.tolist():
@@ -146,6 +147,18 @@ def dealer(game: Game) -> Dealer:
     if not hasattr(module, "deal_hands"):
         raise UserError(f"game.name: {game.name!r} has no deals to judge play by (deal_hands)")
     return cast(Dealer, module)
+
+
+def _names(game: Game) -> Names:
+    """How a game's deals are written.
+
+    Raises:
+        UserError: they are not: a deal is a number from which the game's chance follows.
+    """
+    found = getattr(dealer(game), "names", None)
+    if found is None:
+        raise UserError(f"--deal-file: deals of {game.name} are not written down; use --seed")
+    return cast(Names, found)
 
 
 def main() -> None:

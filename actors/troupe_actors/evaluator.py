@@ -12,7 +12,7 @@ from troupe.episodes import Array
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import EnvironmentSettings, Job
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
-from troupe_actors import agents, arena, deals, trials
+from troupe_actors import agents, arena, deals, equilibrium, trials
 from troupe_actors.agents.policy import PolicyAgent
 from troupe_actors.trials import Soloist
 
@@ -71,6 +71,7 @@ class Matches:
             for name in job.evaluation.against
         ]
         self._deals = deals.generate(self._game, job.evaluation.deals, SEED)
+        self._yardstick = equilibrium.yardstick(job, self._game)
 
     def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
         """See `Trial`."""
@@ -88,6 +89,9 @@ class Matches:
             shown[f"{result.against}/wp_low"] = wp.low
             shown[f"{result.against}/wp_high"] = wp.high
             shown[f"{result.against}/adp"] = result.overall.adp.mean
+        if self._yardstick is not None:
+            measured = self._yardstick.measure(self._agent.name, self._agent.acting)
+            shown["nash_conv"] = measured.nash_conv
         return shown
 
 

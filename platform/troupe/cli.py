@@ -89,17 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     play.set_defaults(command=_play)
 
     checking = commands.add_parser(
-        "check-env", help="say in one line whether an environment is sound"
+        "check-env", help="say in one line whether an environment or a game is sound"
     )
     checking.add_argument(
-        "name", metavar="NAME", help="a Gymnasium id, or package.module:Class of your own"
+        "name",
+        metavar="NAME",
+        help="a Gymnasium id, package.module:Class of your own, or a game such as openspiel",
     )
     checking.add_argument(
         "--option",
         metavar="key=value",
         action="append",
         default=[],
-        help="passed to the environment; may be repeated",
+        help="passed to the environment, or a rule of the game; may be repeated",
     )
     checking.set_defaults(command=_check_env)
 

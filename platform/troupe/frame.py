@@ -105,6 +105,8 @@ class Frame:
     staleness_max: float | None
     learned: tuple[Learned, ...]
     evaluations: tuple[Evaluation, ...]
+    nash_conv: float | None
+    """How far the newest evaluated policies are from an equilibrium, where that can be known."""
     returns: Returns | None
     """None where a game is played."""
     evaluated: int

@@ -174,6 +174,8 @@ def line(frame: Frame) -> str:
     if losses:
         parts.append(f"loss {sum(losses) / len(losses):.3f}")
     parts += [f"WP {e.wp:.3f} against {e.opponent}" for e in frame.evaluations]
+    if frame.nash_conv is not None:
+        parts.append(f"NashConv {frame.nash_conv:.3f}")
     if frame.returns is not None and frame.returns.playing is not None:
         parts.append(f"return {frame.returns.playing:.1f}")
     if frame.returns is not None and frame.returns.judged is not None:

@@ -157,6 +157,7 @@ class Monitor:
             staleness_max=reported.get("learner/staleness_max"),
             learned=tuple(learned(reported, actors)),
             evaluations=tuple(evaluations(reported)),
+            nash_conv=reported.get("evaluator/eval/nash_conv"),
             returns=returns(reported) if self._solo else None,
             evaluated=int(reported.get("evaluator/eval/step", 0)),
             progress=progress,

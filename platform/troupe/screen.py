@@ -197,6 +197,8 @@ def _play(frame: Frame) -> Block:
     for evaluation in frame.evaluations:
         opponent = Text(evaluation.opponent, LABEL, overflow="ellipsis")
         rows.add_row(opponent, f"{evaluation.wp:.3f}", interval(evaluation))
+    if frame.nash_conv is not None:
+        rows.add_row(Text("NashConv", LABEL), f"{frame.nash_conv:.3f}", "")
     return Block(f"Play, after {short(frame.evaluated)} steps", rows)
 
 

@@ -18,6 +18,7 @@ from troupe import checkpoint, plugins
 from troupe.episodes import Array, Columns
 from troupe.errors import UserError
 from troupe.jobs.roles import title
+from troupe.jobs.spec import Job
 from troupe.runs import RUNS, RunFolder
 from troupe_actors.games import Game, Turn, rows_of
 
@@ -63,8 +64,8 @@ def select(turn: Turn, tables: NDArray[np.int64]) -> Position:
     )
 
 
-def check(name: str, game: str, key: str) -> None:
-    """See that `load(name, ...)` would find an agent for this game, without loading it.
+def check(name: str, job: Job, key: str) -> None:
+    """See that `load(name, ...)` would find an agent for this job's game, without loading it.
 
     `key` says where the name was given, for the error.
 
@@ -74,11 +75,12 @@ def check(name: str, game: str, key: str) -> None:
     """
     folder = _run_folder(name)
     if folder is None:
-        _module(name, game, key)
+        assert job.game is not None
+        _module(name, job.game.name, key)
         return
     plays = title(RunFolder(folder).job())
-    if plays != game:
-        raise UserError(f"{key}: the run {name!r} plays {plays}, not {game}")
+    if plays != title(job):
+        raise UserError(f"{key}: the run {name!r} plays {plays}, not {title(job)}")
     checkpoint.newest(folder)
 
 

@@ -29,11 +29,11 @@ class PolicyAgent:
         """By seat."""
         self._exploration = job.evaluation.exploration
         self._spaces = [game.spaces(seat) for seat in range(len(game.seats))]
-        self._acting: Sequence[Acting] = [make_acting(job, spaces) for spaces in self._spaces]
+        self.acting: Sequence[Acting] = [make_acting(job, spaces) for spaces in self._spaces]
 
     def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
         """Take the weights of one policy, for every seat that it plays."""
-        for held, acting in zip(self.policies, self._acting, strict=True):
+        for held, acting in zip(self.policies, self.acting, strict=True):
             if held == policy:
                 acting.load(tensors)
 
@@ -43,14 +43,14 @@ class PolicyAgent:
         for seat in np.unique(position.seat).tolist():
             tables = np.flatnonzero(position.seat == seat)
             decisions = self._decisions(position, seat, tables)
-            choices = self._acting[seat].act(decisions, random, self._exploration)
+            choices = self.acting[seat].act(decisions, random, self._exploration)
             choice[tables] = choices.choice
         return choice
 
     def values(self, position: Position) -> NDArray[np.float32]:
         """[M]: how good each legal move of a single table looks to the seat to move."""
         seat = int(position.seat[0])
-        return self._acting[seat].values(self._decisions(position, seat, np.arange(1)))
+        return self.acting[seat].values(self._decisions(position, seat, np.arange(1)))
 
     def remarks(self) -> Mapping[str, int]:
         """Nothing to say."""
@@ -74,7 +74,7 @@ def load(folder: Path, game: Game, *, checkpoint: str | None = None) -> PolicyAg
     """
     run = RunFolder(folder)
     job = run.job()
-    if title(job) != game.name:
+    if job.game is None or job.game.name != game.name:
         raise UserError(f"{folder}: this run plays {title(job)}, not {game.name}")
     path = run.saved(checkpoint)
     exact = replace(job, actors=replace(job.actors, precision="fp32"))

@@ -9,6 +9,8 @@ from troupe.policies import Spaces
 
 AGENT = "agent"
 """The one seat of an environment."""
+_FAMILIES = ("game", "environment")
+"""Rules by which a family of games, such as OpenSpiel's, knows its members."""
 
 
 class Game(Protocol):
@@ -29,10 +31,12 @@ class _Environments(Protocol):
 
 
 def title(job: Job) -> str:
-    """What is played or acted in, by its name in the job file."""
-    what = job.game or job.environment
-    assert what is not None
-    return what.name
+    """What is played or acted in; of a family of games, the one that its rules name."""
+    if job.environment is not None:
+        return job.environment.name
+    assert job.game is not None
+    rules = job.game.rules
+    return str(next((rules[key] for key in _FAMILIES if key in rules), job.game.name))
 
 
 def game_of(settings: GameSettings) -> Game:

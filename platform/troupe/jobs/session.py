@@ -16,7 +16,7 @@ from troupe import curves, policies
 from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
-from troupe.jobs import load, local
+from troupe.jobs import load, local, soundness
 from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.spec import Job
@@ -37,6 +37,7 @@ def train(job: Job, base: Path) -> int:
     """Start a new run of a job below `base`; the exit code."""
     load.check_disk(base)
     local.check_store(job)
+    print(soundness.look(job))
     folder = RunFolder.create(base, job)
     return _go(job, folder)
 
@@ -137,7 +138,7 @@ def play(options: argparse.Namespace) -> int:
 
 
 def check_env(name: str, options: list[str]) -> int:
-    """Say in one line how an environment looks; the exit code.
+    """Say in one line how an environment or a game looks; the exit code.
 
     Raises:
         UserError: one line that says what is wrong with it.
@@ -145,7 +146,7 @@ def check_env(name: str, options: list[str]) -> int:
     given: dict[str, object] = {}
     for option in options:
         load.put(given, option)
-    print(importlib.import_module("troupe_actors.environments.check").report(name, given))
+    print(soundness.report(name, given))
     return 0
 
 
