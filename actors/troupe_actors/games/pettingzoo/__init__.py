@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from troupe.config import config
+from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import Positive
 from troupe.policies import Spaces
-from troupe_actors.environments.faults import Failures, Patience
+from troupe_actors.environments.faults import Failures, Patience, told
 from troupe_actors.games.pettingzoo.making import make
 from troupe_actors.games.pettingzoo.seats import Seats
 from troupe_actors.games.pettingzoo.tables import Tables
@@ -24,7 +25,8 @@ class Rules:
     """An environment of PettingZoo."""
 
     environment: str
-    """`package.module` with `env` or `parallel_env`, or `package.module:function` of your own."""
+    """An id such as `classic/chess-v6`, `package.module` with `env` or `parallel_env`, or
+    `package.module:function`."""
     options: Mapping[str, object] = Field(default_factory=dict)
     """What it is made with."""
     max_moves: Positive | None = None
@@ -55,11 +57,14 @@ class Game:
         self.rules = rules
         self._make = partial(make, rules.environment, rules.options)
         self._failures = partial(Failures, patience or Patience(), wait)
-        env = self._make()
         try:
+            env = self._make()
             self._seats = Seats(rules.environment, env)
-        finally:
             env.close()
+        except TroupeError:
+            raise
+        except Exception as error:
+            raise UserError(f"environment {rules.environment!r}: raised {told(error)}") from error
         self.seats = self._seats.names
 
     def spaces(self, seat: int) -> Spaces:

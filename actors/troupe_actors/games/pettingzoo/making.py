@@ -3,16 +3,20 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, Protocol
 
-from pettingzoo import AECEnv, ParallelEnv  # type: ignore[import-untyped]
+import pettingzoo  # type: ignore[import-untyped]
+from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec  # type: ignore[import-untyped]
 
 from troupe.errors import UserError
 from troupe_actors.environments.faults import told
 
 _MAKERS: Final = ("env", "parallel_env")
+_HINT: Final = "a name is package.module, or package.module:function; is its folder in PYTHONPATH?"
+_KINDS: Final = ("aec", "parallel")
 
 
 class Env(Protocol):
@@ -52,7 +56,7 @@ class Env(Protocol):
 
 
 def make(name: str, options: Mapping[str, object]) -> Env:
-    """One environment: of a module with `env` or `parallel_env`, or of a function or class.
+    """One environment: of an id of PettingZoo, of a module, or of a function or class.
 
     Parallel ones are played in turn: each agent chooses without knowing what the others chose.
 
@@ -67,6 +71,10 @@ def make(name: str, options: Mapping[str, object]) -> Env:
         raise UserError(f"environment {name!r}: {told(error)}") from None
     except ModuleNotFoundError as error:
         raise _needs(name, error) from None
+    except Exception as error:
+        if isinstance(error.__cause__, ImportError):  # what PettingZoo makes of one
+            raise UserError(f"environment {name!r}: {told(error)}") from None
+        raise
     if isinstance(made, ParallelEnv):
         made = parallel_to_aec(made)
     if not isinstance(made, AECEnv):
@@ -81,25 +89,44 @@ def find(name: str) -> Callable[..., Any]:
     Raises:
         UserError: there is none, or importing it fails.
     """
+    if "/" in name:
+        return _registered(name)
     path, colon, attribute = name.partition(":")
     found: object = _module(name, path)
     if found is None:
         path, _, attribute = path.rpartition(".")
         found = _module(name, path) if path else None
         if found is None:
-            raise UserError(f"environment {name!r}: there is no such module; {_hint(name)}")
+            raise UserError(f"environment {name!r}: there is no such module; {_HINT}")
     elif not colon:
         makers = [getattr(found, maker) for maker in _MAKERS if hasattr(found, maker)]
         if not makers:
             raise UserError(f"environment {name!r}: has neither env() nor parallel_env()")
         maker: Callable[..., Any] = makers[0]
         return maker
+    return _inside(name, path, found, attribute)
+
+
+def _registered(name: str) -> Callable[..., Any]:
+    """What makes the environment of an id such as `classic/chess-v6`."""
+    known: dict[str, str] = {}
+    for kind in reversed(_KINDS):  # the same one of agents in turn comes first
+        known |= dict.fromkeys(getattr(pettingzoo, f"{kind}_registry", ()), kind)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see pettingzoo.pprint_registry()"
+        raise UserError(f"environment {name!r}: PettingZoo knows no such id; {hint}")
+    return partial(pettingzoo.make, known[name], name)
+
+
+def _inside(name: str, path: str, module: object, attribute: str) -> Callable[..., Any]:
+    found = module
     for part in attribute.split("."):
         inside = found
         found = getattr(inside, part, None)
         if found is None:
             close = difflib.get_close_matches(part, dir(inside), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else _hint(name)
+            hint = f"did you mean {close[0]!r}?" if close else _HINT
             raise UserError(f"environment {name!r}: no {part!r} in {path}; {hint}")
     if not callable(found):
         raise UserError(f"environment {name!r}: {attribute} is neither a class nor a function")
@@ -121,7 +148,3 @@ def _module(name: str, path: str) -> ModuleType | None:
 def _needs(name: str, error: ModuleNotFoundError) -> UserError:
     extra = " or pip install 'troupe[pettingzoo]'" if name.startswith("pettingzoo.classic.") else ""
     return UserError(f"environment {name!r}: needs the package {error.name!r}; install it{extra}")
-
-
-def _hint(name: str) -> str:
-    return "a name is package.module, or package.module:function; is its folder in PYTHONPATH?"
