@@ -25,8 +25,10 @@ DEFAULTS: Mapping[str, object] = {
         "recurrent": 0,
     },
     "actors": {"exploration": 1.0, "exploration_start": 1.0, "exploration_decay": 0},
+    "learner": {"precision": "fp32"},
 }
-"""A small network of a policy and its critic; actors always draw from the policy."""
+"""A small network of a policy and its critic, for which nothing else is faster; actors always draw
+from the policy."""
 
 _CARRIED = "return."
 
