@@ -96,7 +96,7 @@ class Counter:
 def a_loop(driver: Driver, steps: int, bits: int = 0) -> tuple[EnvironmentLoop, Player]:
     player = Player("agent", (0,), driver.spaces, Counter(bits))
     loop = EnvironmentLoop(driver, player, steps, Author("actor-4", 2, 1))
-    loop.begin(SEEDS)
+    loop.begin(driver.reset(SEEDS))
     return loop, player
 
 
@@ -224,7 +224,7 @@ def test_cartpole_steps_are_all_there_whatever_the_length(steps: int) -> None:
     driver = environments.create("CartPole-v1", {}, 2)
     player = Player("agent", (0,), driver.spaces, Balanced())
     loop = EnvironmentLoop(driver, player, steps, Author("actor-0", 0, 0))
-    loop.begin(SEEDS)
+    loop.begin(driver.reset(SEEDS))
     blocks = [rollout.block for rollout in play(loop, 64 // steps)]
     for row in range(2):
         seen: list[Any] = []

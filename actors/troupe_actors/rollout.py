@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from troupe.episodes import Array, Columns, Ending, Episodes
 from troupe.policies import ACTION, Decisions
-from troupe_actors.environments import Driver, Seeds, Transition
+from troupe_actors.environments import Driver, Transition, nothing_done
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player
 
@@ -70,24 +70,15 @@ class EnvironmentLoop:
         self._player = player
         self._steps = steps
         self._author = author
-        space = driver.spaces.action
         # An environment lists no actions: its space says what may be done.
-        self._unlisted = (
-            np.empty((0, *(space.shape or ())), space.dtype),
-            np.zeros(driver.count + 1, np.int64),
-        )
+        self._unlisted = nothing_done(driver.spaces.action), np.zeros(driver.count + 1, np.int64)
         self._fresh = player.acting.initial(1)
         self.standing = Standing({}, {})
         """Where the next rollout goes on."""
 
-    def begin(self, seeds: Seeds) -> None:
-        """Begin the first episode in every environment.
-
-        Raises:
-            EnvironmentFaultError: as `Driver.reset`.
-        """
-        initial = self._player.acting.initial(self._driver.count)
-        self.standing = Standing(self._driver.reset(seeds), initial)
+    def begin(self, observation: Columns) -> None:
+        """Go on from first observations, [E, ...], of the driver, which was reset."""
+        self.standing = Standing(observation, self._player.acting.initial(self._driver.count))
 
     def play(self, random: np.random.Generator, exploration: float) -> Rollout:
         """Act R times in every environment.

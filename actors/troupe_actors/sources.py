@@ -111,17 +111,17 @@ class EnvironmentSource:
     def stream(self, *names: int | str) -> Iterator[Played]:
         seed = seeding.key(self._job.seed, *names, "episodes")
         random = seeding.stream(self._job.seed, *names, "actions")
-        self._loop.begin(Seeds(seed, ROLE, self._slot))
+        self._loop.begin(self._driver.reset(Seeds(seed, ROLE, self._slot)))
         while True:
             yield self._play(random)
 
     def resume(self, state: bytes) -> None:
         seeds = Seeds(self._job.seed, ROLE, self._slot)
-        if not state:
-            self._loop.begin(seeds)
         self._tape = Tape(self._driver)
         if state:
             self._loop.standing = self._tape.read(state, seeds)
+        else:
+            self._loop.begin(self._tape.begin(seeds))
 
     def turn(self, number: int) -> Played:
         assert self._tape is not None

@@ -16,7 +16,7 @@ from troupe.codec import MAX_RESUME
 from troupe.episodes import Array, Columns, Episodes
 from troupe.errors import TroupeError, UserError
 from troupe.policies import ACTION
-from troupe_actors.environments import Driver, Past, RepeatError, Seeds
+from troupe_actors.environments import Driver, Past, RepeatError, Seeds, nothing_done
 from troupe_actors.rollout import Standing, group_of, unpacked
 
 _STATE = "state."
@@ -27,11 +27,16 @@ class Tape:
     """The actions of E environments since the beginnings of their episodes."""
 
     def __init__(self, driver: Driver) -> None:
-        """An empty one, of a driver that was just reset."""
         self._driver = driver
-        space = driver.spaces.action
-        none: Array = np.empty((0, *(space.shape or ())), space.dtype)
-        self._pasts = [Past(episode, none) for episode in driver.episodes.tolist()]
+        self._pasts = [Past(0, nothing_done(driver.spaces.action))] * driver.count
+
+    def begin(self, seeds: Seeds) -> Columns:
+        """Begin the first episode in every environment; by name, [E, ...], what is seen.
+
+        Raises:
+            UserError, EnvironmentFaultError: as `Driver.resume`.
+        """
+        return self._driver.resume(seeds, self._pasts)
 
     def add(self, block: Episodes) -> None:
         """Take in a rollout's actions, as they were passed to the driver."""

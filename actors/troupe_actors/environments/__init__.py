@@ -3,7 +3,7 @@
 from troupe_actors.environments.faults import EnvironmentFaultError, Patience, RepeatError
 from troupe_actors.environments.making import create, make
 from troupe_actors.environments.serial import Environments
-from troupe_actors.environments.transition import Driver, Past, Seeds, Transition
+from troupe_actors.environments.transition import Driver, Past, Seeds, Transition, nothing_done
 from troupe_actors.environments.vectorised import Vectorised
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "Vectorised",
     "create",
     "make",
+    "nothing_done",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from gymnasium import spaces as gym
 from numpy.typing import NDArray
 
 from troupe import seeding
@@ -65,6 +66,11 @@ class Past(NamedTuple):
     """Its number, as keyed by `Seeds`."""
     actions: Array
     """[n, ...]: those of its n steps, as they were passed to `Driver.step`."""
+
+
+def nothing_done(space: gym.Space[NDArray[np.generic]]) -> Array:
+    """No actions of a space, [0, ...]."""
+    return np.empty((0, *(space.shape or ())), space.dtype)
 
 
 class Driver(Protocol):
