@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from rich.table import Table
 from troupe.errors import UserError
 from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
+from troupe.plugins import find
 from troupe.runs import RunFolder
 from troupe_actors import agents, arena, equilibrium, trials
 from troupe_actors.agents import policy
@@ -92,6 +94,12 @@ def _distance(run: Path, job: Job, game: Game, checkpoint: str | None) -> Iterat
     if yardstick is not None:
         agent = policy.load(run, game, checkpoint=checkpoint)
         yield yardstick.measure(agent.name, agent.acting)
+
+
+def playable(game: str) -> bool:
+    """Whether a person can be shown a table of this game."""
+    module = find("troupe_actors.games", game, "game.name").__name__
+    return find_spec(f"{module}.render") is not None
 
 
 def play_command(run: Path, seat: str, seed: int | None, checkpoint: str | None) -> int:

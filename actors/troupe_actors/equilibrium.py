@@ -16,6 +16,9 @@ from troupe_actors.games import Game
 MOST_HISTORIES = 300_000
 """Looked through in a few seconds; Liar's dice has 294,883."""
 
+WIDTH = 60
+"""Of its table at least, for the words around it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -52,6 +55,7 @@ class Result:
             caption_justify="left",
             box=box.SIMPLE,
             pad_edge=False,
+            min_width=WIDTH,
         )
         for heading in ("NashConv", "exploitability"):
             table.add_column(heading, justify="right", no_wrap=True)

@@ -167,7 +167,7 @@ def _go(job: Job, folder: RunFolder) -> int:
     print(f"Done. {_judging(job)} ...")
     _commands().eval_command(run=folder.path)
     print(f"Curves:  {picture}")
-    if job.game is not None:
+    if job.game is not None and _commands().playable(job.game.name):
         print(f"Play:    troupe play {name}")
     print(f"Judge:   troupe eval {name} {'--seed 1' if job.game is None else '--deals 5000'}")
     print(f"Go on:   troupe resume {name} stop.steps=...")
