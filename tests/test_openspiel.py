@@ -6,10 +6,10 @@ import pytest
 from troupe.errors import UserError
 from troupe_actors import arena, deals, games
 from troupe_actors.agents import random as random_agent
-from troupe_actors.games import check
 
 pyspiel = pytest.importorskip("pyspiel")
 
+from troupe_actors.games import openspiel  # noqa: E402
 from troupe_actors.games.openspiel import stages  # noqa: E402
 
 GAMES = ["kuhn_poker", "leduc_poker", "liars_dice", "gin_rummy", "hanabi", "hearts", "tic_tac_toe"]
@@ -262,11 +262,11 @@ def test_parameters_reach_the_game():
 
 
 def test_a_report_says_how_a_game_looks():
-    said = check.report("openspiel", {"game": "kuhn_poker"})
+    said = openspiel.report({"game": "kuhn_poker"})
     assert said.startswith("openspiel kuhn_poker: sound: seats player_0 player_1 see state float32")
     assert "a game" in said
     with pytest.raises(UserError, match="OpenSpiel has no 'nothing'"):
-        check.report("openspiel", {"game": "nothing"})
+        openspiel.report({"game": "nothing"})
 
 
 def test_moves_have_names():

@@ -16,6 +16,8 @@ if find_spec("pyspiel") is None:
         "game.name: 'openspiel' needs the package open_spiel; pip install 'troupe[openspiel]'"
     )
 
+from troupe_actors.games._check import MOST_SECONDS
+from troupe_actors.games._check import report as check
 from troupe_actors.games.openspiel.rules import (
     Rules,
     load_game,
@@ -24,7 +26,7 @@ from troupe_actors.games.openspiel.rules import (
 from troupe_actors.games.openspiel.stages import Observer
 from troupe_actors.games.openspiel.tables import Tables
 
-__all__ = ["Game", "Rules", "Tables", "deal_hands"]
+__all__ = ["Game", "Rules", "Tables", "deal_hands", "report"]
 
 
 class Game:
@@ -84,3 +86,17 @@ class Game:
 def deal_hands(key: int) -> NDArray[np.uint64]:
     """[1]: the deal of a 64-bit key, which is what its chance follows from."""
     return np.array([key], np.uint64)
+
+
+def report(
+    rules: Mapping[str, object], *, seconds: float = MOST_SECONDS, determined: bool = True
+) -> str:
+    """One line that says that the game is sound, tried at random for so many seconds.
+
+    Args:
+        determined: its seed and the moves are to determine it.
+
+    Raises:
+        UserError: one line that says what is wrong with it.
+    """
+    return check("openspiel", rules, seconds=seconds, determined=determined)

@@ -84,6 +84,7 @@ class Tables:
 
     def turn(self) -> Turn:
         """Where the tables stand now; nothing is finished."""
+        self._reward[:] = 0.0
         return self._turn()
 
     def play(self, choice: NDArray[np.int64]) -> Turn:
@@ -126,6 +127,7 @@ class Tables:
             raise ValueError(f"hands are {hands.shape}, not ({len(self._stages)}, 1)")
         self._endless = False
         self.done[:] = False
+        self._reward[:] = 0.0
         self._group[:] = self._rows
         for t, key in enumerate(hands[:, 0].tolist()):
             self._arrive(t, self._begin(t, key))

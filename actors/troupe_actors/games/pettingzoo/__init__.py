@@ -13,11 +13,13 @@ from troupe.errors import TroupeError, UserError
 from troupe.jobs.spec import Positive
 from troupe.policies import Spaces
 from troupe_actors.environments.faults import Failures, Patience, told
+from troupe_actors.games._check import MOST_SECONDS
+from troupe_actors.games._check import report as check
 from troupe_actors.games.pettingzoo.making import make
 from troupe_actors.games.pettingzoo.seats import Seats
 from troupe_actors.games.pettingzoo.tables import Tables
 
-__all__ = ["Game", "Rules", "Tables", "deal_hands"]
+__all__ = ["Game", "Rules", "Tables", "deal_hands", "report"]
 
 
 @config
@@ -91,3 +93,17 @@ class Game:
 def deal_hands(key: int) -> NDArray[np.uint64]:
     """[1]: the deal of a 64-bit key, which is what the environment is seeded by."""
     return np.array([key], np.uint64)
+
+
+def report(
+    rules: Mapping[str, object], *, seconds: float = MOST_SECONDS, determined: bool = True
+) -> str:
+    """One line that says that the game is sound, tried at random for so many seconds.
+
+    Args:
+        determined: its seed and the moves are to determine it.
+
+    Raises:
+        UserError: one line that says what is wrong with it.
+    """
+    return check("pettingzoo", rules, seconds=seconds, determined=determined)

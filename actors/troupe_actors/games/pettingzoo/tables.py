@@ -89,6 +89,7 @@ class Tables:
 
     def turn(self) -> Turn:
         """Where the tables stand now; nothing is finished."""
+        self._reward[:] = 0.0
         return self._turn()
 
     def play(self, choice: NDArray[np.int64]) -> Turn:
@@ -140,6 +141,7 @@ class Tables:
             raise ValueError(f"hands are {hands.shape}, not ({len(self._tables)}, 1)")
         self._endless = False
         self.done[:] = False
+        self._reward[:] = 0.0
         for row, (table, key) in enumerate(zip(self._tables, hands[:, 0].tolist(), strict=True)):
             table.number = row
             while not table.begin(key):

@@ -20,7 +20,7 @@ TABLES: Final = 2
 ROUNDS: Final = 300
 MOST_ROUNDS: Final = 3000
 """Where no game ends sooner."""
-MOST_SECONDS: Final = 5.0
+MOST_SECONDS: Final = 2.0
 _API_CYCLES: Final = 50
 
 
@@ -35,16 +35,24 @@ class _Trial(NamedTuple):
     seconds: float
 
 
-def report(name: str, rules: Mapping[str, object]) -> str:
+def report(
+    name: str,
+    rules: Mapping[str, object],
+    *,
+    seconds: float = MOST_SECONDS,
+    determined: bool = True,
+) -> str:
     """One line that says that the game is sound, and how it looks.
+
+    It is tried for so many seconds, and again if it is to be `determined` by its seed.
 
     Raises:
         UserError: one line that says what is wrong with it.
     """
     try:
         game = load(name, rules)
-        first = _try(game, MOST_ROUNDS)
-        second = _try(game, len(first.seen) - 1)
+        first = _try(game, MOST_ROUNDS, seconds)
+        second = _try(game, len(first.seen) - 1, seconds) if determined else first
     except EnvironmentFaultError as fault:
         raise UserError(str(fault)) from None
     title = _title(name, rules)
@@ -70,7 +78,7 @@ def _title(name: str, rules: Mapping[str, object]) -> str:
     return f"{name} {which}" if which else name
 
 
-def _try(game: Game, most: int) -> _Trial:
+def _try(game: Game, most: int, seconds: float) -> _Trial:
     """Play at random; past ROUNDS only until a game has ended."""
     tables = game.tables(TABLES, 0)
     drawn = _drawer(game, tables)
@@ -78,15 +86,15 @@ def _try(game: Game, most: int) -> _Trial:
     turn = tables.turn()
     seen, games, truncated = [_hash(turn)], 0, 0
     while len(seen) <= most and (len(seen) <= ROUNDS or not games):
-        if time.perf_counter() - start > MOST_SECONDS:
+        if time.perf_counter() - start > seconds:
             break
         turn = drawn(turn)
         games += len(turn.finished)
         truncated += 0 if turn.truncated is None else int(turn.truncated.any(axis=1).sum())
         seen.append(_hash(turn))
-    seconds = time.perf_counter() - start
+    spent = time.perf_counter() - start
     getattr(tables, "close", lambda: None)()
-    return _Trial(seen, tables.decisions, games, truncated, seconds)
+    return _Trial(seen, tables.decisions, games, truncated, spent)
 
 
 def _drawer(game: Game, tables: Tables) -> Callable[[Turn], Turn]:
