@@ -2,35 +2,34 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from learner_stage import Stage, same
 
 from troupe import checkpoint
 from troupe.checkpoint import CheckpointError
-from troupe.config import parse
-from troupe.episodes import Array, Columns, Ending, Episodes
+from troupe.episodes import Ending, Episodes
 from troupe.errors import TroupeError
-from troupe.jobs.setting import Connections, WorkerSetting
-from troupe.jobs.spec import Job
-from troupe.metrics import Metrics
 from troupe.policies import ACTION, Spaces
 from troupe.store import server
-from troupe.store.board import Board
 from troupe.store.connection import Store
-from troupe.store.replay import ReplayLog
-from troupe.weights.errors import NotNewerError
 from troupe_learners.precision import Precision
-from troupe_learners.worker import Session
 
 SPACES = Spaces({"state": spaces.MultiBinary(8)}, spaces.MultiBinary(8))
 POLICIES = {"even": SPACES, "odd": SPACES}
 BATCH = 64
+JOB: Mapping[str, object] = {
+    "game": {"name": "toy"},
+    "algorithm": {"name": "deep_monte_carlo", "batch": BATCH, "optimizer": {"name": "adam", "lr": 0.01}},
+    "network": {"hidden": 16, "layers": 2, "recurrent": 0},
+    "learner": {"precision": "fp32", "device": "cpu"},
+    "store": {"capacity": 2000, "memory_mb": 64},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,89 +39,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     running.stop()
 
 
-@dataclass
-class Published:
-    """Stands in for the weight server: keeps every version."""
-
-    weights: dict[tuple[str, int], Columns] = field(default_factory=dict)
-
-    def publish(self, policy: str, version: int, tensors: Mapping[str, Array]) -> None:
-        if version <= self.newest(policy):
-            raise NotNewerError(f"{policy} {version}")
-        self.weights[policy, version] = tensors
-
-    def newest(self, policy: str) -> int:
-        return max((version for name, version in self.weights if name == policy), default=-1)
-
-
-@dataclass
-class Told:
-    """Stands in for the reporter: only the word to stop."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass
-class Stage:
-    """One run: its folder, its place in the store, and what its learner publishes."""
-
-    url: str
-    folder: Path
-    name: str
-    published: Published = field(default_factory=Published)
-    told: Told = field(default_factory=Told)
-    metrics: Metrics = field(default_factory=Metrics)
-    stop_updates: int = 1
-    overrides: Mapping[str, object] = field(default_factory=dict)
-
-    @contextmanager
-    def session(self, attempt: int = 1) -> Iterator[Session]:
-        job = parse(Job, {
-            "name": "toy",
-            "game": {"name": "toy"},
-            "algorithm": {"name": "deep_monte_carlo", "batch": BATCH, "optimizer": {"name": "adam", "lr": 0.01}},
-            "network": {"hidden": 16, "layers": 2, "recurrent": 0},
-            "learner": {"precision": "fp32", "device": "cpu"},
-            "store": {"capacity": 2000, "memory_mb": 64},
-            "stop": {"updates": self.stop_updates},
-            **self.overrides,
-        })  # fmt: skip
-        setting = WorkerSetting(self.url, "", self.name, self.folder, self.folder, "learner", 0)
-        with closing(Store.connect(self.url, self.name)) as store:
-            ends = Connections(
-                job=job,
-                attempt=attempt,
-                incarnation=0,
-                store=store,
-                board=Board(store),
-                replay=ReplayLog(store),
-                weights=self.published,  # type: ignore[arg-type]
-                metrics=self.metrics,
-                reporter=self.told,  # type: ignore[arg-type]
-            )
-            yield Session(setting, ends, POLICIES)
-
-    def run(self, updates: int, attempt: int = 1) -> None:
-        """Train until so many updates were made over all lives."""
-        self.stop_updates = updates
-        with self.session(attempt) as session:
-            session.run()
-
-    @property
-    def replay(self) -> ReplayLog:
-        return ReplayLog(Store.connect(self.url, self.name))
-
-    def push(self, *blocks: Episodes) -> None:
-        for push in self.replay.push_many(blocks, threading.Event()):
-            assert push.outcome.value == "pushed"
-
-    def state(self) -> checkpoint.Checkpoint:
-        return checkpoint.load(checkpoint.newest(self.folder))
-
-
 @pytest.fixture
 def stage(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Stage:
-    return Stage(url, tmp_path, request.node.name.replace("[", "-").replace("]", ""))
+    name = request.node.name.replace("[", "-").replace("]", "")
+    return Stage(url, tmp_path, name, JOB, POLICIES)
 
 
 def open_log(stage: Stage) -> None:
@@ -149,13 +69,6 @@ def block(seed: int, steps: int = 40, policy: str | None = None, version: int = 
         group=np.arange(games, dtype=np.int64),
         ending=np.full(games, Ending.TERMINATED, np.uint8),
     )
-
-
-def same(left: Mapping[str, Columns], right: Mapping[str, Columns]) -> None:
-    assert left.keys() == right.keys()
-    for policy in left:
-        for name, tensor in left[policy].items():
-            np.testing.assert_array_equal(right[policy][name], tensor, f"{policy} {name}")
 
 
 def test_it_trains_publishes_reports_and_saves(stage: Stage) -> None:
@@ -237,7 +150,7 @@ def test_the_word_to_stop_ends_it_with_a_checkpoint(stage: Stage) -> None:
 
 
 def test_what_became_too_old_while_it_waited_is_dropped_and_counted(stage: Stage) -> None:
-    stage.overrides = {"store": {"capacity": 2000, "memory_mb": 64, "max_staleness": 2}}
+    stage.job = {**JOB, "store": {"capacity": 2000, "memory_mb": 64, "max_staleness": 2}}
     open_log(stage)
     stage.push(*[block(2 * seed, steps=64) for seed in range(6)], block(100, 128, version=4))
     stage.run(updates=5)
@@ -251,7 +164,7 @@ def test_what_became_too_old_while_it_waited_is_dropped_and_counted(stage: Stage
 def test_a_full_disk_ends_a_run_only_at_its_end(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.overrides = {"checkpoint": {"every": 0.001}}
+    stage.job = {**JOB, "checkpoint": {"every": 0.001}}
     open_log(stage)
     stage.push(*[block(seed) for seed in range(8)])
 
@@ -314,7 +227,7 @@ def test_a_checkpoint_of_another_job_is_refused(
     open_log(stage)
     stage.push(*[block(seed) for seed in range(4)])
     stage.run(updates=1)
-    stage.overrides = change
+    stage.job = {**JOB, **change}
     with pytest.raises(CheckpointError, match=says):
         open_log(stage)
 
@@ -330,13 +243,14 @@ def test_a_diverged_policy_is_neither_published_nor_saved(stage: Stage) -> None:
     open_log(stage)
     broken = replace(block(0, steps=64), reward=np.full(64, np.nan, np.float32))
     stage.push(broken)
-    stage.overrides = {
+    stage.job = {
+        **JOB,
         "algorithm": {
             "name": "deep_monte_carlo",
             "objective": "adp",
             "batch": BATCH,
             "optimizer": {"name": "sgd", "lr": 0.1},
-        }
+        },
     }
     with pytest.raises(TroupeError, match=r"the loss of even is nan at update 1; lower"):
         stage.run(updates=1)
