@@ -15,10 +15,8 @@ class Race(AECEnv):
 
     metadata = {"name": "race_v0", "is_parallelizable": False}  # noqa: RUF012
     possible_agents = ["Ann", "Bob", "Cy"]  # noqa: RUF012
-    made = 0
 
     def __init__(self, goal=4, limit=100, broken=None):
-        type(self).made += 1
         self.goal, self.limit, self.broken = goal, limit, broken
         self.render_mode = None
         self._observations = {

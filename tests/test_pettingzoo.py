@@ -6,11 +6,15 @@ import pytest
 from gymnasium import spaces
 
 from troupe.config import parse
+from troupe.episodes import Ending
 from troupe.errors import UserError
+from troupe.policies import Choices
 from troupe_actors import arena, deals, games
 from troupe_actors.agents import random as random_agent
 from troupe_actors.environments import EnvironmentFaultError, Patience
 from troupe_actors.games import cut, pettingzoo
+from troupe_actors.recorder import Author
+from troupe_actors.selfplay import Player, run_loop
 
 HERE = "agents_in_turn"
 
@@ -247,7 +251,7 @@ def test_an_environment_that_always_fails_ends_with_its_own_message():
         ("classic/ches-v6", {}, "no such id; did you mean 'classic/chess-v6'"),
         (f"{HERE}:Race", {"broken": "reset"}, "raised RuntimeError: no board"),
         (f"{HERE}:Rice", {}, "no 'Rice' in .*; did you mean 'Race'"),
-        (f"{HERE}:HERE", {}, "neither a class nor a function"),
+        (f"{HERE}:np.pi", {}, "neither a class nor a function"),
         (f"{HERE}:Race", {"gaol": 3}, "unexpected keyword argument 'gaol'"),
         ("builtins:dict", {}, r"made \{\}, neither an AECEnv nor a ParallelEnv"),
         ("json.decoder", {}, r"has neither env\(\) nor parallel_env\(\)"),
@@ -256,6 +260,51 @@ def test_an_environment_that_always_fails_ends_with_its_own_message():
 def test_what_is_no_environment_is_refused_in_words(name, options, said):
     with pytest.raises(UserError, match=said):
         game(name, **options)
+
+
+class Adding:
+    """Adds 2 where that is legal, else 1; Cy never adds."""
+
+    def __init__(self, most):
+        self._most = most
+
+    def act(self, decisions, random, exploration=0.0):
+        count = len(decisions.offsets) - 1
+        choice = np.minimum(np.diff(decisions.offsets) - 1, self._most)
+        action = decisions.legal[decisions.offsets[:-1] + choice]
+        return Choices(action, np.zeros(count, np.float32), choice)
+
+    def initial(self, count):
+        return {}
+
+
+def test_fragments_hold_what_each_seat_got_and_how_it_ended():
+    """Ann and Bob come to 4 in two moves each; Cy adds nothing and is truncated after move 8."""
+    played = game("Race", limit=8)
+    players = [
+        Player(name, (seat,), played.spaces(seat), Adding(0 if name == "cy" else 2))
+        for seat, name in enumerate(played.seats)
+    ]
+    loop = run_loop(
+        played.tables(2, 0), players, np.random.default_rng(0), exploration=lambda version: 0.0,
+        author=Author("actor-0", 0, 0), block_steps=None, games=3,
+    )  # fmt: skip
+    blocks = {block.policy: block for made in loop for block in made.blocks}
+    for name, width in (("ann", 3), ("bob", 4), ("cy", 5)):
+        assert blocks[name].fragments == 6
+        assert blocks[name].observation["observation"].shape[1] == width
+        assert blocks[name].final["observation"].shape == (6, width)
+    for name in ("ann", "bob"):
+        block = blocks[name]
+        assert (block.length == 2).all()
+        assert (block.ending == Ending.TERMINATED).all()
+        returns = block.reward.reshape(6, 2).sum(1)
+        assert set(returns.tolist()) <= {8.0, 7.0}  # -1 -1 +10, less 1 for who was left behind
+    cy = blocks["cy"]
+    assert (cy.ending == Ending.TRUNCATED).all()
+    assert (cy.length >= 3).all()
+    np.testing.assert_array_equal(np.add.reduceat(cy.reward, cy.length.cumsum() - cy.length), -2.0)
+    np.testing.assert_array_equal(cy.final["observation"][:, 0], 8)
 
 
 def test_agents_can_be_judged_against_each_other():
