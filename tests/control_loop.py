@@ -52,7 +52,7 @@ def train(
     acting.load(trainee.weights())
     player = Player("agent", (0,), driver.spaces, acting)
     loop = EnvironmentLoop(driver, player, rollout, Author("actor-0", 0, 1))
-    loop.begin(Seeds(seed, "actor", 0))
+    loop.begin(driver.reset(Seeds(seed, "actor", 0)))
     random, returns = np.random.default_rng(seed), [0.0]
     for turn in range(turns):
         played = loop.play(random, exploration=1.0)

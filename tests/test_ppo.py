@@ -140,7 +140,7 @@ def rollout(network: NetworkSettings, trainee: Trainee, name: str = "CartPole-v1
     acting.load(trainee.weights())
     player = Player("agent", (0,), driver.spaces, acting)
     loop = EnvironmentLoop(driver, player, 40, Author("actor-0", 0, 1))
-    loop.begin(Seeds(1, "actor", 0))
+    loop.begin(driver.reset(Seeds(1, "actor", 0)))
     block = loop.play(np.random.default_rng(1), exploration=1.0).block
     driver.close()
     return batches.join([Piece(block, {})], CPU)
