@@ -123,7 +123,7 @@ def test_an_environments_run_is_told_by_its_returns(tmp_path: Path):
     assert frame.returns == Returns(100.5, 90.0, 120.0, 110.0, 130.0, 120.0)
     assert (frame.decisions, frame.decisions_per_second) == (2000, 100)
     assert frame.learned[0].scalars == {"value_loss": 3.0}
-    assert frame.learned[0].lag == 1
+    assert frame.learned[0].lag is None
     assert (frame.capacity, frame.queue_fill, frame.evaluations) == (0, 0.0, ())
 
 

@@ -155,7 +155,8 @@ class Monitor:
             capacity=int(reported.get("learner/capacity_steps", 0)) if self._bounded else 0,
             staleness=reported.get("learner/staleness"),
             staleness_max=reported.get("learner/staleness_max"),
-            learned=tuple(learned(reported, actors)),
+            # In turns every actor has the same weights; that some said so earlier tells nothing.
+            learned=tuple(learned(reported, actors if self._bounded else [])),
             evaluations=tuple(evaluations(reported)),
             nash_conv=reported.get("evaluator/eval/nash_conv"),
             returns=returns(reported) if self._solo else None,

@@ -139,8 +139,8 @@ def _throughput(frame: Frame) -> Block:
 
 
 def _learning(frame: Frame) -> Block:
-    if frame.returns is not None and len(frame.learned) == 1:
-        return _scalars(frame.learned[0])
+    if frame.returns is not None:
+        return _scalars(frame.learned[0]) if frame.learned else Block("Learning", _lines("left"))
     rows = _lines("left", "right", "right", "right", header=("", "loss", "updates", "lag"))
     for column, width in zip(rows.columns[1:], (7, 7, 3), strict=True):
         column.min_width = width
