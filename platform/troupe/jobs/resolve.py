@@ -8,7 +8,8 @@ from typing import Protocol
 from troupe.config import dump, parse
 from troupe.errors import UserError
 from troupe.jobs.roles import game_of, policies_of, seats_of, title
-from troupe.jobs.spec import Job
+from troupe.jobs.spec import Job, OpponentSettings
+from troupe.league import named
 from troupe.plugins import find, names
 from troupe.policies import Spaces
 
@@ -46,6 +47,7 @@ def resolve(data: Mapping[str, object]) -> Job:
         algorithm={"name": chosen.name, **dump(chosen.settings)},
         policies=seats,
         evaluation=replace(job.evaluation, against=_opponents(job)),
+        opponents=_pool(replace(job, policies=seats)),
         store=replace(job.store, capacity=_capacity(job, len(spaces), chosen)),
     )
 
@@ -71,6 +73,8 @@ def _check_kind(job: Job) -> None:
             f"evaluation.against: {', '.join(job.evaluation.against)}: an environment has no "
             "opponents; leave the key out"
         )
+    if job.environment is not None and job.opponents is not None:
+        raise UserError("opponents: an environment has none; leave the key out")
 
 
 def _check_schedule(job: Job) -> None:
@@ -167,6 +171,15 @@ def _opponents(job: Job) -> tuple[str, ...]:
     for opponent in chosen:
         agents.check(opponent, job, "evaluation.against")
     return tuple(chosen)
+
+
+def _pool(job: Job) -> OpponentSettings | None:
+    """What the job says of its pool, named opponents by the checkpoints that they stand for."""
+    if job.opponents is None:
+        return None
+    if len(job.policies) < 2:
+        raise UserError(f"opponents: {title(job)} has one seat, and nobody to play against")
+    return replace(job.opponents, named=named.find(job))
 
 
 def _check_devices(job: Job) -> None:

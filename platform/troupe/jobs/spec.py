@@ -145,6 +145,26 @@ class EvaluationSettings:
 
 
 @config
+class OpponentSettings:
+    """Of a game: a pool of earlier weights, and of other runs', that policies also play against."""
+
+    share: Fraction = 0.2
+    """Of the tables at which one policy plays against a member of the pool."""
+    every: Positive = 50
+    """Versions of a policy after which its weights join the pool."""
+    keep: Positive = 20
+    """How many of those stay in it, the newest."""
+    sampling: Literal["pfsp", "newest", "uniform"] = "pfsp"
+    """Who is met: by how often they win, rather the newest, or everybody alike."""
+    weighting: Literal["hard", "even"] = "hard"
+    """Of pfsp: those that win more than the policy, or those that are a match for it."""
+    named: tuple[str, ...] = ()
+    """Other runs of the same game and network, or checkpoints of theirs; they stay for good."""
+    at_once: Positive = 4
+    """Opponents that one actor plays against side by side."""
+
+
+@config
 class StopSettings:
     """When the run is done: at whichever limit comes first; none runs until it is told to stop."""
 
@@ -179,4 +199,6 @@ class Job:
     store: StoreSettings = Field(default_factory=StoreSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    opponents: OpponentSettings | None = None
+    """None plays every game among the newest weights alone."""
     stop: StopSettings = Field(default_factory=StopSettings)

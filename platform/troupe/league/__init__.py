@@ -1,0 +1,1 @@
+"""The league: earlier and foreign selves that a policy plays against, and how it fares; see docs/league.md."""
