@@ -1,7 +1,7 @@
 """What algorithms that learn from their own policy's steps have in common."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,6 @@ from the policy."""
 _CARRIED = "return."
 
 
-@runtime_checkable
 class Stochastic(Policy, Protocol):
     """A policy with a distribution of actions in every state, and normalisers."""
 
@@ -67,12 +66,12 @@ def stochastic(policy: Policy, algorithm: str) -> Stochastic:
     Raises:
         UserError: it is of another kind.
     """
-    if not isinstance(policy, Stochastic):
+    if not hasattr(policy, "kl"):  # isinstance asks a protocol's every member, every time
         raise UserError(
             f"network.kind: {algorithm} needs a distribution of actions and a value of states; "
             "actor_critic has them"
         )
-    return policy
+    return cast(Stochastic, policy)
 
 
 class Look(NamedTuple):
