@@ -10,15 +10,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from troupe.errors import TroupeError
 from troupe.jobs.setting import WorkerSetting
 
 START_SECONDS = 60.0
+_STANDARD_ERROR = 2
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
@@ -42,7 +43,6 @@ def environment() -> dict[str, str]:
         # Deaths and retries are told by us, in a line each: Ray's long ones are skipped.
         "RAY_DEDUP_LOGS": "1",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
         # A tenth less memory at the same speed: batches come in many shapes, from several threads.
         "MALLOC_ARENA_MAX": "1",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
@@ -108,10 +108,11 @@ class LocalCluster:
         return self._head.poll() is None
 
     def disconnect(self) -> None:
-        """Leave the cluster; the guardian ends it."""
+        """Leave the cluster; the guardian ends it. What Ray says of busy workers goes to its log."""
         import ray
 
-        ray.shutdown()
+        with self._log.open("ab") as log, _errors_to(log):
+            ray.shutdown()
 
 
 class RayWorker:
@@ -167,6 +168,18 @@ class _Host:
             with suppress(OSError):  # a full disk, which the error may be about
                 traceback.print_exc()  # the launcher tells one line; the log has the rest
             raise
+
+
+@contextmanager
+def _errors_to(file: BinaryIO) -> Iterator[None]:
+    """Send what this process, compiled code included, writes to standard error there instead."""
+    ours = os.dup(_STANDARD_ERROR)
+    os.dup2(file.fileno(), _STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        os.dup2(ours, _STANDARD_ERROR)
+        os.close(ours)
 
 
 def _free_port() -> int:

@@ -3,13 +3,14 @@
 import importlib
 from collections.abc import Mapping
 
-from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
 from troupe.plugins import find, names
 
 GAMES = "troupe_actors.games"
-SECONDS = 1.0
-"""That a job's environment is tried for, before every run."""
+SECONDS = 5.0
+"""That something is tried for at most."""
+JOB_SECONDS = 1.0
+"""The same before every run."""
 
 
 def report(name: str, options: Mapping[str, object]) -> str:
@@ -19,33 +20,35 @@ def report(name: str, options: Mapping[str, object]) -> str:
         UserError: one line that says what is wrong with it.
     """
     if name in names(GAMES):
-        return _report_game(name, options)
-    check = importlib.import_module("troupe_actors.environments.check")
-    return str(check.report(name, options))
+        return _of_game(name, options, SECONDS, determined=True)
+    return _of_environment(name, options, SECONDS, determined=True)
 
 
 def look(job: Job) -> str:
-    """The same of what a job plays, more quickly.
-
-    Only in lockstep has an environment to be determined by its seed.
+    """The same of what a job plays, more quickly; only in lockstep need its seed determine it.
 
     Raises:
         UserError: one line that says what is wrong with it.
     """
-    if job.environment is None:
-        assert job.game is not None
-        return _report_game(job.game.name, job.game.rules)
-    check = importlib.import_module("troupe_actors.environments.check")
     determined = job.schedule == "lockstep"
-    return str(
-        check.report(title(job), job.environment.options, seconds=SECONDS, determined=determined)
-    )
+    if job.environment is not None:
+        of = job.environment
+        return _of_environment(of.name, of.options, JOB_SECONDS, determined=determined)
+    assert job.game is not None
+    return _of_game(job.game.name, job.game.rules, JOB_SECONDS, determined=determined)
 
 
-def _report_game(name: str, rules: Mapping[str, object]) -> str:
-    """A game's module may offer `report(rules)`; any other is loaded."""
+def _of_environment(
+    name: str, options: Mapping[str, object], seconds: float, *, determined: bool
+) -> str:
+    check = importlib.import_module("troupe_actors.environments.check")
+    return str(check.report(name, options, seconds=seconds, determined=determined))
+
+
+def _of_game(name: str, rules: Mapping[str, object], seconds: float, *, determined: bool) -> str:
+    """A game's module may offer `report`; any other game is only loaded."""
     module = find(GAMES, name, "game.name")
     if hasattr(module, "report"):
-        return str(module.report(rules))
+        return str(module.report(rules, seconds=seconds, determined=determined))
     game = importlib.import_module(GAMES).load(name, rules)
     return f"{name}: {len(game.seats)} seats: {', '.join(game.seats)}"
