@@ -46,6 +46,8 @@ class Played:
     scores: Sequence[Score] = field(default_factory=tuple)
     restarts: int = 0
     """How often an environment failed and was made anew."""
+    resume: bytes = b""
+    """In turns, what `Source.resume` needs to go on behind this one."""
 
 
 class Source(Protocol):
@@ -66,10 +68,6 @@ class Source(Protocol):
 
     def turn(self, number: int) -> Played:
         """Play one turn: one block of every policy, without gaps from `resume` on."""
-        ...
-
-    def state(self) -> bytes:
-        """What `resume` needs to go on behind the newest turn."""
         ...
 
     def close(self) -> None:
@@ -128,11 +126,9 @@ class EnvironmentSource:
         played = self._play(seeding.stream(self._job.seed, ROLE, self._slot, "turn", number))
         (block,) = played.blocks
         self._tape.add(block)
-        return replace(played, blocks=[replace(block, turn=number, resume=self.state())])
-
-    def state(self) -> bytes:
-        assert self._tape is not None
-        return self._tape.write(self._loop.standing)
+        resume = self._tape.write(self._loop.standing)
+        turned = replace(block, turn=number, resume=resume)
+        return replace(played, blocks=[turned], resume=resume)
 
     def close(self) -> None:
         self._driver.close()
@@ -175,9 +171,6 @@ class GameSource:
         rounds = list(self._rounds(tables, moves, games_each=self._job.actors.games))
         played = _summed(rounds, tables.decisions, tables.forced)
         return replace(played, blocks=[replace(block, turn=number) for block in played.blocks])
-
-    def state(self) -> bytes:
-        return b""
 
     def close(self) -> None:
         pass

@@ -120,7 +120,7 @@ class Session:
                 return
             turn += 1
             # Behind the push: who dies between them plays the turn again, to the same blocks.
-            places.put(self._slot, Place(turn, self._source.state()))
+            places.put(self._slot, Place(turn, played.resume))
 
     def _wait_for_attempt(self, places: Places) -> int | None:
         """The first turn of this attempt, once the learner has said it; None if told to stop."""
