@@ -84,6 +84,8 @@ class Moment:
     """In lockstep, by actor: what it needs to play the next turn."""
     past: Mapping[str, Mapping[int, Columns]] = field(default_factory=dict)
     """In lockstep, by policy and version: weights that are still to be played with."""
+    documents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What else is to be saved, by name, as JSON can hold it."""
 
 
 class Saver:
@@ -162,7 +164,8 @@ class Saver:
                 ) from None
         self._progress.restore(state.step, state.counters)
         self._saved = state.step
-        return Moment(state.positions.get(SHARD, Position()), state.resume, state.past)
+        position = state.positions.get(SHARD, Position())
+        return Moment(position, state.resume, state.past, state.documents)
 
     def save_if_due(self, moment: Callable[[], Moment], *, wanted: bool) -> None:
         """Save beside the training, if it is time or `wanted`, and the last save is done."""
@@ -198,6 +201,7 @@ class Saver:
             replays={name: memory.state() for name, memory in memories},
             resume=moment.resume,
             settings={name: trainee.settings_state() for name, trainee in trainees},
+            documents=moment.documents,
             counters=self._progress.counters(),
             positions={SHARD: moment.position},
             random={name: trainee.random_state() for name, trainee in trainees},

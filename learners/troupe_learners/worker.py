@@ -16,7 +16,7 @@ from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import Job
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
-from troupe_learners import algorithms, lockstep
+from troupe_learners import algorithms, league, lockstep
 from troupe_learners.batches import Piece
 from troupe_learners.intake import Intake
 from troupe_learners.limits import limits_of, retained_bytes, turn_steps
@@ -77,6 +77,7 @@ class Session:
             ends.replay.acknowledge,
             memories=self._in_lockstep,
         )
+        self._league = league.create(ends, tuple(policies))
         self._begin(self._saver.restore())
         learners = {name: trainee.algorithm for name, trainee in self._trainees.items()}
         self._intake = Intake(ends.replay, self._feed, learners, ends.metrics)
@@ -100,6 +101,7 @@ class Session:
         self._intake.check()
         if self._intake.emptied.is_set():
             self._begin_anew()
+        self._league.admit(self._publisher.settle)
         for policy in self._wait():
             if not self._drop_stale(policy):
                 self._train(self._trainees[policy])
@@ -133,6 +135,7 @@ class Session:
         # Said before the update, so that actors fill the queue while it runs.
         self._consume(steps)
         self._report_age(trainee, pieces)
+        self._league.hear(trainee.name, pieces)
         scalars = trainee.train(pieces, self._done())
         self._progress.steps += steps
         self._report(trainee, scalars)
@@ -141,6 +144,7 @@ class Session:
     def _publish(self, trainee: Trainee) -> None:
         weights = trainee.weights()
         self._past[trainee.name].append((trainee.updates, weights))
+        self._league.announce(trainee.name, trainee.updates)
         self._publisher.publish(trainee.name, trainee.updates, weights)
 
     def _consume(self, steps: int) -> None:
@@ -205,6 +209,7 @@ class Session:
             for name in self._trainees
         }
         self._resume = saved.resume if saved else {}
+        self._league.restore(saved.documents if saved else {})
         position = self._position(saved.position if saved else None)
         self._restore_store(position)
         self._feed = self._make_feed(position)
@@ -240,12 +245,14 @@ class Session:
             lockstep.begin(self._ends.board, self._ends.attempt, turn, self._resume, count)
 
     def _moment(self) -> Moment:
+        documents = self._league.dump()
         if isinstance(self._feed, Turns):
             past = {name: dict(list(kept)[:-1]) for name, kept in self._past.items()}
-            return Moment(self._feed.position(), self._feed.resume or self._resume, past)
+            resume = self._feed.resume or self._resume
+            return Moment(self._feed.position(), resume, past, documents)
         memories = [trainee.memory for trainee in self._trainees.values()]
         needed = {memory.oldest for memory in memories if memory is not None and memory.oldest}
-        return Moment(self._feed.position(needed))
+        return Moment(self._feed.position(needed), documents=documents)
 
     def _position(self, saved: Position | None) -> Position:
         """Where to go on: a store that came back empty has nothing that was ever consumed."""

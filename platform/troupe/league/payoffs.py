@@ -75,7 +75,8 @@ class PayoffTable:
         """The games of several players as one: those of `players[i]` count `decay ** i`."""
         total = Record()
         for age, player in enumerate(players):
-            total = total + self.record(player, opponent).scaled(decay**age)
+            if (player, opponent) in self._records:
+                total = total + self._records[player, opponent].scaled(decay**age)
         return total
 
     def forget(self, name: str) -> None:
