@@ -152,3 +152,15 @@ def test_ddpg_swings_a_pendulum_up(options: dict[str, object]) -> None:
     assert isinstance(trained.trainee.policy, torch.nn.Module)
     assert np.mean(trained.returns[:2]) < -700, "untrained, it swings at random"
     assert np.median(trained.returns[-5:]) > -400
+
+
+def test_a_normaliser_sees_every_step_once() -> None:
+    trained = train(
+        {"name": "ddpg", "learning_starts": 50, "batch": 8},
+        "Pendulum-v1",
+        turns=6,
+        environments=2,
+        network={"hidden": 8, "normalise_observation": True},
+        exploration=Exploration(0.1, 0.1, 0),
+    )
+    assert trained.trainee.weights()["inputs.moments.count"] == 6 * 2 * 16

@@ -1,8 +1,8 @@
 """One policy that is learning: its network, its optimizers, its memory, and how often it was updated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,17 @@ class Hardware:
     dtype: torch.dtype
     """Of matrix products; weights are float32."""
     ranks: Ranks = field(default_factory=Ranks)
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """A policy that may normalise what it sees."""
+
+    def observe(
+        self, observation: Mapping[str, Tensor], add_up: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Merge new observations, by name [S, ...]; `add_up` sums a tensor over all ranks."""
+        ...
 
 
 class Trainee:
@@ -105,7 +116,11 @@ class Trainee:
         else:
             for piece in pieces:
                 self.memory.add(piece.id, piece.block, batches.first_stream(piece.block))
-            taken = sum(piece.steps for piece in pieces if piece.fresh)
+            fresh = [piece for piece in pieces if piece.fresh]
+            if fresh and isinstance(self.policy, Observing):
+                seen = batches.join(fresh, self._device).observation
+                self.policy.observe(seen, self._ranks.add_up)
+            taken = sum(piece.steps for piece in fresh)
             if count := self._owes(taken):
                 scalars = self._update.on_samples(self._sample, self._rate, count, progress)
         self.updates += 1
