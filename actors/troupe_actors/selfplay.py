@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troupe.episodes import Array, Columns, Episodes
-from troupe.policies import Acting, Decisions, Spaces
-from troupe_actors.games import Tables, Turn, cut, rows_of
+from troupe.policies import Acting, Choices, Decisions, Spaces
+from troupe_actors.games import FreeTables, Tables, Turn, cut, rows_of
 from troupe_actors.recorder import Author, Recorder
 
 
@@ -56,7 +56,7 @@ class Round(NamedTuple):
     finished: NDArray[np.int64]
     """[K]: tables whose game ended; a caller may seat other players there now."""
     payoff: NDArray[np.float32]
-    """[K, seats]: as in `Turn`."""
+    """[K, seats]: what each seat won or lost in those games, all in all."""
 
 
 def run_loop(
@@ -86,7 +86,10 @@ def run_loop(
         seating = np.tile(_own_seats(players, seats), (count, 1))
     seated = [_Seated(player, seating.shape, block_steps, author) for player in players]
     every = np.arange(count)
+    action = _unlisted(players, count) if isinstance(tables, FreeTables) else None
     left = np.full(count, -1 if games is None else games)
+    earlier = np.zeros(seating.shape, np.float32)
+    """[T, seats]: what each seat got in moves before this one."""
     while left.any():
         choice = np.zeros(count, np.int64)
         to_move = seating[every, turn.seat]
@@ -95,13 +98,23 @@ def run_loop(
         for number, one in enumerate(seated):
             waiting = np.flatnonzero(to_move == number)
             if waiting.size:
-                choice[waiting] = one.decide(turn, waiting, random, exploration)
-        turn = tables.play(choice)
+                choices = one.decide(turn, waiting, random, exploration)
+                choice[waiting] = choices.choice
+                if action is not None and choices.action.ndim > 1:
+                    action[waiting, : choices.action.shape[1]] = choices.action
+        if action is None:
+            turn = tables.play(choice)
+        else:
+            assert isinstance(tables, FreeTables)
+            turn = tables.act(choice, action)
         blocks = [one.finish(turn) for one in seated]
         counted = left[turn.finished] != 0
         finished = turn.finished[counted]
         left[finished] -= 1
-        payoff = turn.payoff[counted]
+        payoff = (turn.payoff + earlier[turn.finished])[counted]
+        earlier[turn.finished] = 0.0
+        if turn.reward is not None:
+            earlier += turn.reward
         yield Round([block for block in blocks if block is not None], finished, payoff)
     rest = [one.recorder.block() for one in seated if one.recorder is not None]
     yield Round(rest, np.empty(0, np.int64), np.empty((0, seats), np.float32))
@@ -138,8 +151,8 @@ class _Seated:
         waiting: NDArray[np.int64],
         random: np.random.Generator,
         exploration: Callable[[int], float],
-    ) -> NDArray[np.int64]:
-        """[B]: what it chooses on the tables that wait for it."""
+    ) -> Choices:
+        """What it chooses on the B tables that wait for it."""
         player, seats = self._player, turn.seat[waiting]
         decisions = select(turn, waiting, player.spaces)
         if self._memory:
@@ -152,7 +165,7 @@ class _Seated:
         if self.recorder is not None:
             groups = turn.group[waiting]
             self.recorder.record(waiting, seats, groups, decisions, choices, player.version)
-        return choices.choice
+        return choices
 
     def finish(self, turn: Turn) -> Episodes | None:
         """Take in what came of the move; a block, if one is full."""
@@ -172,6 +185,15 @@ def select(turn: Turn, tables: NDArray[np.int64], spaces: Spaces) -> Decisions:
     }
     legal: Array = cut(turn.legal, spaces.action)[rows]
     return Decisions(observation, legal, offsets)
+
+
+def _unlisted(players: Sequence[Player], count: int) -> Array | None:
+    """Room for actions [T, widest] of spaces whose actions cannot be listed; None where all can."""
+    free = [player.spaces.action for player in players if player.spaces.action.shape]
+    if not free:
+        return None
+    width = max(space.shape[0] for space in free if space.shape)
+    return np.zeros((count, width), np.result_type(*(space.dtype for space in free if space.dtype)))
 
 
 def _own_seats(players: Sequence[Player], seats: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """What an actor plays: a game on many tables, or environments side by side; for ever, or in turns."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -8,13 +9,13 @@ import numpy as np
 
 from troupe import seeding
 from troupe.episodes import Array, Episodes
-from troupe.errors import UserError
 from troupe.jobs.roles import AGENT
 from troupe.jobs.spec import Job
 from troupe.policies import Acting, Spaces, create_acting
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe_actors import environments, games
 from troupe_actors.environments import Seeds
+from troupe_actors.opponents import SETTLED, Bench, Company, Opponents, Selves
 from troupe_actors.recorder import Author
 from troupe_actors.rollout import EnvironmentLoop, Rollout
 from troupe_actors.selfplay import Exploration, Player, Round, run_loop
@@ -75,8 +76,8 @@ class Source(Protocol):
         ...
 
 
-def create(job: Job, slot: int, author: Author) -> Source:
-    """What the actor in this slot of a job plays.
+def create(job: Job, slot: int, author: Author, bench: Bench | None = None) -> Source:
+    """What the actor in this slot of a job plays; opponents, where the job has any, come from `bench`.
 
     Raises:
         UserError: it is not to be had, or its policies do not fit it.
@@ -84,7 +85,7 @@ def create(job: Job, slot: int, author: Author) -> Source:
     """
     if job.environment is not None:
         return EnvironmentSource(job, slot, author)
-    return GameSource(job, slot, author)
+    return GameSource(job, slot, author, bench)
 
 
 class EnvironmentSource:
@@ -143,37 +144,53 @@ class EnvironmentSource:
 class GameSource:
     """The tables of a job's game."""
 
-    def __init__(self, job: Job, slot: int, author: Author) -> None:
+    def __init__(self, job: Job, slot: int, author: Author, bench: Bench | None = None) -> None:
         """See `create`."""
         assert job.game is not None
         self._job, self._slot, self._author = job, slot, author
         self._game = games.load(job.game.name, job.game.rules)
         self.players = make_players(job, self._game)
+        self._company = _company(job, self._game, self.players, bench)
 
     def stream(self, *names: int | str) -> Iterator[Played]:
         seed = self._job.seed
         deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
         tables = self._game.tables(self._job.actors.tables, deals)
+        self._company.begin(seeding.stream(seed, *names, "opponents"))
         decisions, forced = 0, 0
         for played in self._rounds(tables, moves, block_steps=self._job.actors.block_steps):
+            self._company.take(played)
             made, forced_made = tables.decisions - decisions, tables.forced - forced
             decisions, forced = tables.decisions, tables.forced
-            yield _summed([played], made, forced_made)
+            yield self._told(_summed([played], made, forced_made))
 
     def resume(self, state: bytes) -> None:
-        if state:
-            raise UserError("schedule: nothing of a game crosses turns, but there is something")
+        """Nothing of a game crosses turns."""
 
     def turn(self, number: int) -> Played:
         seed, names = self._job.seed, (ROLE, self._slot, "turn", number)
         deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
         tables = self._game.tables(self._job.actors.tables, deals)
-        rounds = list(self._rounds(tables, moves, games_each=self._job.actors.games))
-        played = _summed(rounds, tables.decisions, tables.forced)
+        self._company.begin(seeding.stream(seed, *names, "opponents"))
+        rounds: list[Round] = []
+        for one in self._rounds(tables, moves, games_each=self._job.actors.games):
+            self._company.take(one)
+            rounds.append(one)
+        played = self._told(_summed(rounds, tables.decisions, tables.forced))
         return replace(played, blocks=[replace(block, turn=number) for block in played.blocks])
 
     def close(self) -> None:
         pass
+
+    @contextmanager
+    def _tables(self, deals: int) -> Iterator[games.Tables]:
+        """Tables with deals of their own."""
+        tables = self._game.tables(self._job.actors.tables, deals)
+        try:
+            yield tables
+        finally:
+            if isinstance(tables, games.ForeignTables):
+                tables.close()
 
     def _rounds(
         self,
@@ -184,13 +201,49 @@ class GameSource:
     ) -> Iterator[Round]:
         return run_loop(
             tables,
-            self.players,
+            self._company.players,
             random,
             exploration=exploration_of(self._job),
             author=self._author,
             block_steps=block_steps,
+            seating=self._company.seating,
             games=games_each,
         )
+
+    def _told(self, played: Played) -> Played:
+        """What came of games against opponents goes along with the next block of the policy."""
+        blocks = [
+            replace(block, resume=self._company.tell(block.policy)) for block in played.blocks
+        ]
+        return replace(played, blocks=blocks)
+
+
+def _company(
+    job: Job, game: games.Game, learning: Sequence[Player], bench: Bench | None
+) -> Company:
+    if job.opponents is None or bench is None:
+        return Selves(learning, job.actors.tables)
+    chairs = [
+        [replace(one, frozen=True, version=SETTLED) for one in make_players(job, game)]
+        for _ in range(job.opponents.at_once)
+    ]
+    return Opponents(job.opponents, learning, chairs, job.actors.tables, bench)
+
+
+class _Count(NamedTuple):
+    """What tables have counted so far."""
+
+    decisions: int
+    forced: int
+    restarts: int
+
+    @classmethod
+    def of(cls, tables: games.Tables) -> "_Count":
+        restarts = tables.restarts if isinstance(tables, games.ForeignTables) else 0
+        return cls(tables.decisions, tables.forced, restarts)
+
+    def since(self, before: "_Count") -> "_Count":
+        return _Count(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 def make_players(job: Job, game: games.Game) -> list[Player]:
@@ -227,11 +280,11 @@ def _played(rollout: Rollout, policy: str, restarts: int) -> Played:
     )
 
 
-def _summed(rounds: Sequence[Round], decisions: int, forced: int) -> Played:
+def _summed(rounds: Sequence[Round], count: _Count) -> Played:
     blocks = [block for played in rounds for block in played.blocks]
     episodes = sum(len(played.finished) for played in rounds)
     scores = [_score(block) for block in blocks if block.fragments]
-    return Played(blocks, decisions, forced, episodes, scores)
+    return Played(blocks, count.decisions, count.forced, episodes, scores, count.restarts)
 
 
 def _score(block: Episodes) -> Score:

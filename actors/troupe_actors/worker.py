@@ -15,6 +15,7 @@ from troupe.store.lockstep import Place, Places
 from troupe.store.replay import Outcome
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe_actors import sources
+from troupe_actors.opponents import RunBench
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player
 from troupe_actors.sources import Played, Score
@@ -60,7 +61,8 @@ class Session:
         self._scores = Scores(ends)
         author = Author(setting.name, ends.incarnation, ends.attempt)
         self._names = (setting.role, setting.slot, ends.attempt, ends.incarnation)
-        self._source = sources.create(ends.job, setting.slot, author)
+        self._bench = RunBench(ends) if ends.job.opponents is not None else None
+        self._source = sources.create(ends.job, setting.slot, author, self._bench)
 
     def run(self) -> None:
         """See `Actor.run`."""
@@ -137,7 +139,7 @@ class Session:
             if not self._wait(player, version):
                 return False
             self._load(player, version)
-        return True
+        return self._bench is None or self._bench.wait(version, self._stop)
 
     # Both.
 

@@ -66,7 +66,10 @@ class Episodes:
     turn: int = 0
     """In lockstep, the turn that this was played in; such a block may have no steps."""
     resume: bytes = b""
-    """In lockstep, what the actor needs to play the next turn, as it was after this one."""
+    """In lockstep, what the actor needs to play the next turn, as it was after this one.
+
+    Of a game, which needs nothing, what came of games against opponents, see `league.payoffs`.
+    """
 
     @property
     def steps(self) -> int:
