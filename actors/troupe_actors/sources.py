@@ -155,14 +155,14 @@ class GameSource:
     def stream(self, *names: int | str) -> Iterator[Played]:
         seed = self._job.seed
         deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
-        tables = self._game.tables(self._job.actors.tables, deals)
-        self._company.begin(seeding.stream(seed, *names, "opponents"))
-        decisions, forced = 0, 0
-        for played in self._rounds(tables, moves, block_steps=self._job.actors.block_steps):
-            self._company.take(played)
-            made, forced_made = tables.decisions - decisions, tables.forced - forced
-            decisions, forced = tables.decisions, tables.forced
-            yield self._told(_summed([played], made, forced_made))
+        with self._tables(deals) as tables:
+            self._company.begin(seeding.stream(seed, *names, "opponents"))
+            before = _Count(0, 0, 0)
+            for played in self._rounds(tables, moves, block_steps=self._job.actors.block_steps):
+                self._company.take(played)
+                now = _Count.of(tables)
+                yield self._told(_summed([played], now.since(before)))
+                before = now
 
     def resume(self, state: bytes) -> None:
         """Nothing of a game crosses turns."""
@@ -170,13 +170,13 @@ class GameSource:
     def turn(self, number: int) -> Played:
         seed, names = self._job.seed, (ROLE, self._slot, "turn", number)
         deals, moves = seeding.key(seed, *names, "deals"), seeding.stream(seed, *names, "moves")
-        tables = self._game.tables(self._job.actors.tables, deals)
-        self._company.begin(seeding.stream(seed, *names, "opponents"))
-        rounds: list[Round] = []
-        for one in self._rounds(tables, moves, games_each=self._job.actors.games):
-            self._company.take(one)
-            rounds.append(one)
-        played = self._told(_summed(rounds, tables.decisions, tables.forced))
+        with self._tables(deals) as tables:
+            self._company.begin(seeding.stream(seed, *names, "opponents"))
+            rounds: list[Round] = []
+            for one in self._rounds(tables, moves, games_each=self._job.actors.games):
+                self._company.take(one)
+                rounds.append(one)
+            played = self._told(_summed(rounds, _Count.of(tables)))
         return replace(played, blocks=[replace(block, turn=number) for block in played.blocks])
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces as gym
@@ -71,6 +71,7 @@ class Tables(Protocol):
         ...
 
 
+@runtime_checkable
 class FreeTables(Tables, Protocol):
     """Tables of a game in which some seats act in a space whose actions cannot be listed."""
 
@@ -82,6 +83,20 @@ class FreeTables(Tables, Protocol):
         Raises:
             ValueError: as `play`.
         """
+        ...
+
+
+@runtime_checkable
+class ForeignTables(Tables, Protocol):
+    """Tables that others wrote, which may fail and hold on to something."""
+
+    @property
+    def restarts(self) -> int:
+        """How often one failed and was made anew."""
+        ...
+
+    def close(self) -> None:
+        """Let go of them; may be called twice."""
         ...
 
 
