@@ -135,7 +135,7 @@ class Plan:
     micro_batch: int | None = None
     """Steps that pass through the network at once; bounds memory and changes no result."""
     anneal: bool = False
-    """Learning rates fall linearly to 0 by `stop.steps` (or `stop.updates`)."""
+    """Learning rates fall linearly to 0 by the run's end, as `Roles.progress` has it."""
     max_kl: float | None = None
     """A batch is left when the loss's metric `approx_kl` of a minibatch exceeds this."""
     replay: Replay | None = None

@@ -12,7 +12,7 @@ from troupe import checkpoint
 from troupe.checkpoint import Checkpoint, CheckpointError, Position
 from troupe.episodes import Columns
 from troupe.errors import TroupeError
-from troupe.jobs.spec import CheckpointSettings
+from troupe.jobs.spec import CheckpointSettings, StopSettings
 from troupe.metrics import Metrics
 from troupe_learners.background import Background
 from troupe_learners.trainee import Trainee
@@ -62,6 +62,19 @@ class Progress:
         """Seconds of training, from the first batch of each life."""
         now = time.monotonic()
         return self._seconds_before + (0.0 if self._started is None else now - self._started)
+
+    def share(self, stop: StopSettings, updates: int, *, timed: bool) -> float:
+        """How much of the run is done, 0 to 1, by the limit that is nearest; 0 where it has none.
+
+        Args:
+            stop: the limits.
+            updates: made so far, over all policies.
+            timed: whether minutes count too: they are others in every run.
+        """
+        shares = [self.steps / stop.steps] if stop.steps else []
+        shares += [updates / stop.updates] if stop.updates else []
+        shares += [self.seconds / (60 * stop.minutes)] if stop.minutes and timed else []
+        return min(1.0, max(shares, default=0.0))
 
     def counters(self) -> dict[str, float]:
         """What a checkpoint keeps, besides the steps."""

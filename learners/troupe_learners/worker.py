@@ -155,11 +155,9 @@ class Session:
         return sum(trainee.updates for trainee in self._trainees.values())
 
     def _done(self) -> float:
-        """How much of the run is done, 0 to 1; 0 where neither steps nor updates say when it ends."""
-        limits = self._job.stop
-        shares = [self._progress.steps / limits.steps] if limits.steps else []
-        shares += [self._updates() / limits.updates] if limits.updates else []
-        return min(1.0, max(shares, default=0.0))
+        """How much of the run is done, 0 to 1; in lockstep minutes have no say in what is learned."""
+        timed = not self._in_lockstep
+        return self._progress.share(self._job.stop, self._updates(), timed=timed)
 
     def _over(self) -> bool:
         minutes = self._job.stop.minutes
