@@ -1,6 +1,6 @@
 """Control: how fast PPO, A2C and DDPG train, beside Stable-Baselines3 and RLlib on the same cores.
 
-Counted are environment steps that were trained on (for DDPG optimizer steps, one a step), start-up
+Counted are environment steps that were trained on (DDPG makes one update a step), start-up
 and warm-up left out on all sides. Environments are made by `gymnasium.make` one by one. Rivals are
 installed from PyPI into an environment of their own and run in turn with ours; each has the count
 of torch threads that it is fastest with here. Ratios are of medians.
@@ -97,9 +97,7 @@ def measure(report: Report, case: Case, seconds: float, runs: int) -> None:
             cpu.setdefault(rival, []).append(theirs["cpu"])
         for ours in case.ours:
             own = rate(case.job, ours.overrides, warm_up=WARM_UP, seconds=seconds)
-            speeds.setdefault(ours.label, []).append(
-                own.updates if case.unit == "updates/s" else own.steps
-            )
+            speeds.setdefault(ours.label, []).append(own.steps)
             cpu.setdefault(ours.label, []).append(own.cpu)
     for side, values in speeds.items():
         report.row(f"{case.name}: {side}", median(values), case.unit)

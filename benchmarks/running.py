@@ -63,8 +63,6 @@ class Rate:
 
     steps: float
     """Environment steps trained on per second."""
-    updates: float
-    """Optimizer steps per second, where the learner counts them."""
     cpu: float
     """CPU-seconds per second, of all processes together."""
     wall: float
@@ -99,10 +97,8 @@ def rate(job: Path, overrides: Sequence[str], *, warm_up: float, seconds: float)
             sys.exit(f"the run ended early:\n{tail(run.output)}")
         first, last = lines[0], lines[-1]
     wall = last["time"] - first["time"]
-    done = "learner/optimizer_steps"
     return Rate(
         steps=(last["step"] - first["step"]) / wall,
-        updates=(last.get(done, 0.0) - first.get(done, 0.0)) / wall,
         cpu=used,
         wall=wall,
     )
