@@ -1,5 +1,6 @@
 """Broken environments: each fault is told in one line with its place, or mended by a restart."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,6 +209,15 @@ def test_check_says_what_is_wrong_in_one_line(kind: Any, told: str) -> None:
         report(NAME, {})
     assert str(caught.value).startswith(f"environment '{NAME}'")
     assert "\n" not in str(caught.value)
+
+
+def test_what_fails_now_and_then_may_be_learned_where_it_need_not_be_determined() -> None:
+    Patchy.resets = 0
+    gymnasium.register(NAME, entry_point=Patchy)
+    assert "sound: " in (line := report(NAME, {}, determined=False))
+    assert re.search(r"failed \d+ times$", line)
+    with pytest.raises(UserError, match="raised AssertionError: every other time"):
+        report(NAME, {})
 
 
 def test_an_action_out_of_bounds_names_its_row() -> None:

@@ -1,6 +1,7 @@
 """Watching over a run: when it ends, and whether that went well."""
 
 import errno
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from troupe.live import SilentView
 from troupe.monitor import Monitor
 from troupe.store import StoreError
 from troupe.store.board import Board
+from troupe_actors.environments import EnvironmentFaultError
 
 JOB = Job(name="small", game=GameSettings(name="doudizhu"), algorithm={"name": "x"})
 Outcome = BaseException | Literal[True] | None
@@ -126,6 +128,16 @@ def test_a_worker_that_failed_is_started_again_once_the_store_knows_the_run(
     crew.look_after()
     assert announced == [True]
     assert not Worker.outcomes
+
+
+def test_what_a_worker_would_only_meet_again_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RayWorker", Worker)
+    Worker.outcomes = {"actor": EnvironmentFaultError("environment 'World', slot 0: NaN")}
+    crew = local.Crew(JOB, SilentView(), {}, lambda: None)
+    with pytest.raises(EnvironmentFaultError, match="^environment 'World', slot 0: NaN$") as caught:
+        crew.look_after()
+    assert caught.value.exit_code == 1
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "Ray brings it here"
 
 
 class Unsaved:

@@ -22,6 +22,7 @@ MOST_STEPS = 5000
 MOST_SECONDS = 5.0
 _SEEDS = Seeds(0, "check", 0)
 _ONCE = Patience(failures=1)
+_THRICE = Patience(failures=3, first_wait=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,17 @@ def report(
     """One line that says that the environment is sound, and how it looks.
 
     It is stepped for `seconds` at most, and again as long. One that is not determined by its seed
-    is refused where it has to be `determined`; elsewhere the line says so.
+    is refused where it has to be `determined`, and so is one that ever fails; elsewhere the line
+    says so.
 
     Raises:
         UserError: one line that says what is wrong with it.
     """
+    patience = _ONCE if determined else _THRICE
     try:
         _check_signatures(name, options)
-        first = create(name, options, 1, patience=_ONCE)
-        second = create(name, options, 1, patience=_ONCE)
+        first = create(name, options, 1, patience=patience)
+        second = create(name, options, 1, patience=patience)
         try:
             chance = _compared_resets(first)
             trial = _try(first, MOST_STEPS, seconds)
@@ -69,6 +72,8 @@ def report(
     if chance and determined:
         raise UserError(f"environment {name!r}: not determined by its seed: {chance}")
     line = f"{name}: sound: {_described(first, trial)}"
+    if failures := first.restarts + second.restarts:
+        return f"{line}, failed {failures} times"
     return f"{line}, not determined by its seed: {chance}" if chance else line
 
 
