@@ -1,6 +1,7 @@
 """The command `troupe`. Heavy imports wait until a command needs them, so that help is instant."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ RUNS = Path("runs")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 2 for a user's mistake, 1 for a fault."""
+    # Read when numpy is imported; more threads wait for one another where cores are busy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if hasattr(options, "overrides") and not any(text.startswith("-") for text in rest):

@@ -43,6 +43,8 @@ def environment() -> dict[str, str]:
         # Deaths and retries are told by us, in a line each: Ray's long ones are skipped.
         "RAY_DEDUP_LOGS": "1",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+        # Each process computes on one core: numpy's threads wait for one another on busy ones.
+        "OPENBLAS_NUM_THREADS": "1",
         # A tenth less memory at the same speed: batches come in many shapes, from several threads.
         "MALLOC_ARENA_MAX": "1",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
