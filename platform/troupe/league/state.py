@@ -106,6 +106,10 @@ class League:
         records = (table.record(self.span, member.name) for member in self.members)
         return sum(records, Record())
 
+    def payoffs(self, policy: str) -> tuple[Entry, ...]:
+        """A policy's payoff table: by span and member."""
+        return self._tables[policy].entries()
+
     def ratings(self, policy: str) -> dict[str, Rating]:
         """By member and span, those that can be compared with the oldest pinned member."""
         if policy not in self._anchors:
