@@ -134,7 +134,9 @@ def test_what_a_worker_would_only_meet_again_ends_the_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(local, "RayWorker", Worker)
     Worker.outcomes = {"actor": EnvironmentFaultError("environment 'World', slot 0: NaN")}
     crew = local.Crew(JOB, SilentView(), {}, lambda: None)
-    with pytest.raises(EnvironmentFaultError, match="^environment 'World', slot 0: NaN$") as caught:
+    with pytest.raises(
+        EnvironmentFaultError, match=r"^environment 'World', slot 0: NaN$"
+    ) as caught:
         crew.look_after()
     assert caught.value.exit_code == 1
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "Ray brings it here"
