@@ -91,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint(play)
     play.set_defaults(command=_play)
 
+    league = commands.add_parser("league", help="print how a run fares against its pool, with Elo")
+    _run(league)
+    league.add_argument("--json", action="store_true", help="print all of it as JSON")
+    _checkpoint(league)
+    league.set_defaults(command=_league)
+
     checking = commands.add_parser(
         "check-env", help="say in one line whether an environment or a game is sound"
     )
@@ -161,6 +167,14 @@ def _eval(options: argparse.Namespace) -> int:
     from troupe.jobs import session
 
     return session.evaluate(options)
+
+
+def _league(options: argparse.Namespace) -> int:
+    from troupe.league import standings
+    from troupe.runs import RunFolder
+
+    run = RunFolder.find(options.run, options.runs)
+    return standings.show(run, options.checkpoint, as_json=options.json)
 
 
 def _play(options: argparse.Namespace) -> int:

@@ -22,6 +22,11 @@ class Learned:
     scalars: Mapping[str, float] = field(default_factory=dict)
     """All that its algorithm tells of the newest batch, by name."""
 
+    @property
+    def elo(self) -> float | None:
+        """Its rating against the pool, where it has one; the run's first weights have 0."""
+        return self.scalars.get("elo")
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -173,6 +173,7 @@ def line(frame: Frame) -> str:
         parts.append(f"staleness {frame.staleness:.1f}")
     if losses:
         parts.append(f"loss {sum(losses) / len(losses):.3f}")
+    parts += [f"Elo {policy.elo:.0f}" for policy in frame.learned if policy.elo is not None]
     parts += [f"WP {e.wp:.3f} against {e.opponent}" for e in frame.evaluations]
     if frame.nash_conv is not None:
         parts.append(f"NashConv {frame.nash_conv:.3f}")

@@ -141,8 +141,10 @@ def _throughput(frame: Frame) -> Block:
 def _learning(frame: Frame) -> Block:
     if frame.returns is not None:
         return _scalars(frame.learned[0]) if frame.learned else Block("Learning", _lines("left"))
-    rows = _lines("left", "right", "right", "right", header=("", "loss", "updates", "lag"))
-    for column, width in zip(rows.columns[1:], (7, 7, 3), strict=True):
+    rated = any(policy.elo is not None for policy in frame.learned)
+    header = ("", "loss", "updates", "lag", *(("Elo",) if rated else ()))
+    rows = _lines("left", *("right" for _ in header[1:]), header=header)
+    for column, width in zip(rows.columns[1:], (7, 7, 3, 4), strict=False):
         column.min_width = width
     for policy in frame.learned:
         loss = "" if policy.loss is None else f"{policy.loss:.4f}"
@@ -151,6 +153,7 @@ def _learning(frame: Frame) -> Block:
             Text(loss, "" if math.isfinite(policy.loss or 0.0) else ALARM),
             f"{policy.updates:,}",
             "" if policy.lag is None else str(policy.lag),
+            *(("" if policy.elo is None else f"{policy.elo:.0f}",) if rated else ()),
         )
     return Block("Learning", rows)
 
