@@ -28,7 +28,8 @@ def limits_of(job: Job, plan: Plan) -> Limits:
     """What may wait in the store.
 
     Where whole blocks are learned from, one turn waits while another is learned from: more would
-    only grow old. In lockstep, turns themselves are the limit.
+    only grow old. A block may be a little short (a failed environment's step is none), and then
+    there is room for one more. In lockstep, turns themselves are the limit.
     """
     capacity, staleness = job.store.capacity, job.store.max_staleness
     if job.schedule == "lockstep":
@@ -36,6 +37,7 @@ def limits_of(job: Job, plan: Plan) -> Limits:
     elif plan.whole:
         spare = 2 if job.game else 1
         waiting = max(turn_steps(job, plan), spare * job.actors.count * block_steps(job))
+        waiting += block_steps(job) - 1
         capacity = max(turn_steps(job, plan), min(capacity, waiting))
         staleness = _NO_LIMIT if plan.replay else staleness
     return Limits(capacity, staleness, retained_bytes(job))
