@@ -173,7 +173,7 @@ def _divided(
     columns: Mapping[str, Tensor], order: Tensor, sizes: Sequence[int]
 ) -> list[dict[str, Tensor]]:
     """Columns put in order and divided: one mapping for each part."""
-    parts = [column.index_select(0, order).split(sizes) for column in columns.values()]
+    parts = [torch.split(column.index_select(0, order), list(sizes)) for column in columns.values()]
     names = columns.keys()
     if not parts:
         return [{} for _ in sizes]

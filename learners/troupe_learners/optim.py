@@ -93,7 +93,7 @@ class FlatOptimizer:
         """
         norm: Tensor = torch.linalg.vector_norm(self.grad)
         if limit is not None:
-            self.grad.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
+            self.grad.div_((norm / limit).clamp_(min=1.0))
         return norm
 
     def state(self) -> dict[str, Array]:

@@ -89,8 +89,10 @@ class Trainee:
                 for group, place in zip(plan.groups, self._flat.groups, strict=True)
             },
             precision=Precision(hardware.dtype, device),
-            shuffle=seeding.stream(seed, "minibatches", name),
-            random=torch.Generator(device).manual_seed(seeding.key(seed, "algorithm", name)),
+            shuffle=seeding.stream(seed, "minibatches", name, *_rank(hardware.ranks)),
+            random=torch.Generator(device).manual_seed(
+                seeding.key(seed, "algorithm", name, *_rank(hardware.ranks))
+            ),
         )
         self._update = Update(algorithm, self._learning, hardware.ranks)
 
@@ -231,6 +233,11 @@ def _initialise(spaces: Spaces, network: NetworkSettings, key: int) -> nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key)
         return policies.create(spaces, network)
+
+
+def _rank(ranks: Ranks) -> tuple[int, ...]:
+    """What tells the random streams of ranks apart; the first has those of an only one."""
+    return (ranks.rank,) if ranks.rank else ()
 
 
 def _target(module: nn.Module, flat: FlatModule, plan: Plan) -> TargetNetwork | None:

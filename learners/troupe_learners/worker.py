@@ -132,14 +132,16 @@ class Session:
     def _train(self, trainee: Trainee) -> None:
         pieces = self._feed.take(trainee.name)
         steps = sum(piece.steps for piece in pieces if piece.fresh)
-        # Said before the update, so that actors fill the queue while it runs.
-        self._consume(steps)
+        if not self._in_lockstep:  # so that actors fill the queue while the update runs
+            self._consume(steps)
         self._report_age(trainee, pieces)
         self._league.hear(trainee.name, pieces)
         scalars = trainee.train(pieces, self._done())
         self._progress.steps += steps
         self._report(trainee, scalars)
         self._publish(trainee)
+        if self._in_lockstep:  # where actors wait for the weights first of all
+            self._consume(steps)
 
     def _publish(self, trainee: Trainee) -> None:
         weights = trainee.weights()
