@@ -129,7 +129,7 @@ def test_every_window_is_that_of_a_walk(seed: int, n: int, capacity: int) -> Non
             assert drawn["observation.x"][i, 0] == world.walk[number].seen
             assert drawn["observation.y"][i, 1] == -world.walk[number].seen
             assert drawn["action.action"][i] == int(world.walk[number].seen * 7)
-            assert drawn["reward"][i] == pytest.approx(reward, rel=1e-5)
+            assert drawn["reward"][i] == pytest.approx(reward, rel=1e-5, abs=1e-5)
             assert drawn["discount"][i] == pytest.approx(discount, rel=1e-6)
             if discount:
                 assert drawn["next.x"][i, 0] == after
