@@ -206,8 +206,8 @@ def same_weights(left: checkpoint.Checkpoint, right: checkpoint.Checkpoint) -> N
 def test_versions_join_are_met_and_are_rated(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opponents, "_NEW_SECONDS", 0.0)
-    monkeypatch.setattr(league, "_EVERY", 0.0)
+    monkeypatch.setattr(opponents, "_NEW_SECONDS", 0.05)
+    monkeypatch.setattr(league, "_EVERY", 0.05)
     run = start("async", opponents__every=8, opponents__keep=5)
     state = run.play(44)
     assert pool_of(state) == [f"player@{version}" for version in (8, 16, 24, 32, 40)]
@@ -235,8 +235,7 @@ def test_in_lockstep_a_run_with_a_pool_repeats_to_the_bit(
         same_weights(whole, alone)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("first", [4, 6])
+@pytest.mark.parametrize(("lag", "first"), [(0, 6), (1, 4)])
 def test_a_run_that_was_resumed_has_the_same_pool_and_table(
     start: Callable[..., Run], lag: int, first: int
 ) -> None:
@@ -318,7 +317,7 @@ def test_a_share_of_nothing_and_an_empty_pool_leave_all_to_the_newest() -> None:
 
 def test_the_share_is_kept_and_chairs_change_hands() -> None:
     job = a_job(opponents__share=0.3, actors__tables=64, actors__block_steps=1)
-    bench = a_bench(job, ("a", "b", "c"), (0.2, 0.3, 0.5))
+    bench = a_bench(job, ("a", "b", "c"), (0.5, 0.0, 0.5))
     source = a_source(job, bench)
     games_played, against = 0, dict.fromkeys("abc", 0.0)
     for played in source.stream("actor", 0):
@@ -326,12 +325,12 @@ def test_the_share_is_kept_and_chairs_change_hands() -> None:
         for block in played.blocks:
             for name, record in unpack(block.resume).items():
                 against[name] += record.games
-        if games_played > 6000:
+        if games_played > 3000:
             break
     total = sum(against.values())
     assert total / games_played == pytest.approx(0.3, abs=0.05)
-    assert {name for name, _ in bench.asked} == set("abc")
-    assert against["c"] > against["a"]
+    assert {name for name, _ in bench.asked} == {"a", "c"}, "chairs change hands"
+    assert against["b"] == 0
 
 
 def test_whoever_s_weights_are_gone_is_not_met() -> None:
