@@ -1,5 +1,6 @@
 """A league at work: actors and the learner of one run in threads, around a real store."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from troupe import checkpoint
+from troupe.cli import main
 from troupe.episodes import Columns
 from troupe.errors import UserError
 from troupe.jobs.load import put
@@ -382,3 +384,20 @@ def test_an_environment_has_no_opponents() -> None:
     }
     with pytest.raises(UserError, match=r"^opponents: an environment"):
         resolve(data)
+
+
+def test_a_run_is_shown_against_its_league(
+    start: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met = start("met", schedule="lockstep")
+    run = a_finished_run(tmp_path, met.job, met.play(5))
+    assert main(["league", str(run.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["player", "player@0", "player@3"]
+    assert main(["league", str(run.path), "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["policies"]
+    games = sum(sum(entry[2:5]) for entry in shown["payoffs"])
+    assert games == sum(row["games"] for row in shown["rows"][1:]) > 0
+    run.write_job(a_job(opponents="null"))
+    assert main(["league", str(run.path)]) == 2
+    assert "has no pool" in capsys.readouterr().err
