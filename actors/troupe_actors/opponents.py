@@ -86,11 +86,14 @@ class RunBench:
             return None
 
     def _look(self, version: int | None) -> bool:
-        """Take the pool of a version, or any; false if it is not there."""
+        """Take this attempt's pool of a version, or any; false if it is not there."""
         document = self._ends.board.get(place(self._ends.job, version or 0))
-        if document is None or version not in (None, document["version"]):
+        if document is None or document["attempt"] != self._ends.attempt:
             return False
-        self._pool = parse(Pool, document)
+        pool = parse(Pool, document["pool"])
+        if version not in (None, pool.version):
+            return False
+        self._pool = pool
         return True
 
 

@@ -1,6 +1,5 @@
 """The learner's part in the league: it pins weights, keeps the pool and the payoffs, and tells of both."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +7,11 @@ from typing import Protocol
 
 from troupe.config import dump, parse
 from troupe.jobs.setting import Connections
-from troupe.jobs.spec import Job, OpponentSettings
+from troupe.jobs.spec import OpponentSettings
 from troupe.league import named
 from troupe.league.payoffs import unpack
 from troupe.league.pool import Pool, place
 from troupe.league.state import League
-from troupe.metrics import Metrics
-from troupe.store.board import Board
-from troupe.weights.client import WeightsClient
 from troupe.weights.errors import MissingError
 from troupe_learners.batches import Piece
 
@@ -85,8 +81,7 @@ def create(ends: Connections, policies: Sequence[str]) -> Keeper:
     settings = ends.job.opponents
     if settings is None:
         return Nobody()
-    stop = ends.reporter.stop
-    return PoolKeeper(ends.job, settings, policies, ends.board, ends.weights, ends.metrics, stop)
+    return PoolKeeper(ends, settings, policies)
 
 
 class PoolKeeper:
@@ -96,26 +91,20 @@ class PoolKeeper:
     """
 
     def __init__(
-        self,
-        job: Job,
-        settings: OpponentSettings,
-        policies: Sequence[str],
-        board: Board,
-        weights: WeightsClient,
-        metrics: Metrics,
-        stop: threading.Event,
+        self, ends: Connections, settings: OpponentSettings, policies: Sequence[str]
     ) -> None:
         """See `create`."""
-        self._job = job
-        self._in_lockstep = job.schedule == "lockstep"
-        self.league = League(settings, policies, named.members(job))
-        self._board = board
-        self._weights = weights
-        self._metrics = metrics
-        self._stop = stop
+        self._job = ends.job
+        self._attempt = ends.attempt
+        self._in_lockstep = ends.job.schedule == "lockstep"
+        self.league = League(settings, policies, named.members(ends.job))
+        self._board = ends.board
+        self._weights = ends.weights
+        self._metrics = ends.metrics
+        self._stop = ends.reporter.stop
         self._published: dict[str, int] = {}
         """By policy: the newest version that was handed over to be published."""
-        self._past: deque[Pool] = deque(maxlen=job.lag + 1)
+        self._past: deque[Pool] = deque(maxlen=ends.job.lag + 1)
         """In lockstep, the pools that are still to be played against."""
         self._due = 0.0
         self._told = 0.0
@@ -184,7 +173,8 @@ class PoolKeeper:
             self._put(self.league.pool(version))
 
     def _put(self, pool: Pool) -> None:
-        self._board.put(place(self._job, pool.version), dump(pool))
+        document = {"attempt": self._attempt, "pool": dump(pool)}
+        self._board.put(place(self._job, pool.version), document)
 
     def _tell(self) -> None:
         """Ratings, and how the policies fare; where a span has just begun, those of before stay."""
