@@ -29,6 +29,15 @@ JOB = {
     "checkpoint": {"every": 2},
     "evaluation": {"every": 2, "deals": 20, "against": ["random"]},
 }
+POLE = {
+    "name": "small",
+    "environment": {"name": "CartPole-v1"},
+    "algorithm": {"name": "ppo", "epochs": 2},
+    "schedule": "lockstep",
+    "lag": 1,
+    "actors": {"count": 2, "environments": 2, "rollout": 32},
+    "evaluation": {"every": 1, "episodes": 4},
+}
 PATIENCE = 90.0
 
 
@@ -104,6 +113,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
 
     def start(*arguments: str) -> Launched:
         (place / "job.yaml").write_text(yaml.safe_dump(JOB))
+        (place / "pole.yaml").write_text(yaml.safe_dump(POLE))
         started.append(Launched(place, *arguments))
         return started[-1]
 
@@ -131,6 +141,27 @@ def test_a_run_trains_to_its_limit_judges_itself_and_leaves_nothing_behind(
     steps = [m["learner/steps_trained"] for m in run.metrics() if "learner/steps_trained" in m]
     assert steps[-1] >= 14000
     assert steps == sorted(steps)
+
+
+def test_a_run_in_an_environment_trains_in_turns_and_goes_on(
+    launch: Callable[..., Launched],
+) -> None:
+    run = launch("train", "pole.yaml", "stop.steps=4000")
+    assert run.process.wait(timeout=PATIENCE) == 0, run.output.read_text()
+    text = run.output.read_text()
+    assert text.startswith("CartPole-v1: sound: ")
+    assert "small-1 in CartPole-v1" in text
+    assert "WP" not in text
+    assert "troupe play" not in text
+    assert run.newest("learner/steps_trained") == 4096
+    assert run.newest("learner/staleness_max") == 1
+    assert run.newest("actor/return/agent") > 0
+    assert run.newest("evaluator/eval/return") > 0
+    assert (run.run / "curves.png").stat().st_size > 10_000
+
+    again = launch("resume", "small-1", "stop.steps=5000")
+    assert again.process.wait(timeout=PATIENCE) == 0, again.output.read_text()
+    assert again.newest("learner/steps_trained") == 5120
 
 
 def test_a_run_outlives_its_workers_keeps_its_secrets_and_stops_when_told(

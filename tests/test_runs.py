@@ -42,8 +42,8 @@ def test_the_job_is_read_back_whole(run: RunFolder):
 
 def test_a_spoilt_job_is_named_with_its_file_and_key(run: RunFolder):
     job = run.path / "job.yaml"
-    job.write_text(job.read_text().replace("epsilon", "epsilom"))
-    with pytest.raises(UserError, match=r"job.yaml: actors.epsilom: unknown key; did you mean"):
+    job.write_text(job.read_text().replace("block_steps", "block_stops"))
+    with pytest.raises(UserError, match=r"job.yaml: actors.block_stops: unknown key; did you mean"):
         run.job()
     job.write_text("a: [")
     with pytest.raises(UserError, match=r"job.yaml: cannot be read"):
