@@ -67,7 +67,7 @@ ALGORITHM: dict[str, object] = {"name": "ppo", "epochs": 3, "minibatches": 1, "t
 if __name__ == "__main__":
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
-    ranks = Ranks(rank, size, CPU, f"file://{folder}/meeting", patience=60.0)
+    ranks = Ranks(rank, size, CPU, folder / "meeting", patience=60.0)
     whole = trained(ranks, ALGORITHM)
     divided = trained(ranks, {**ALGORITHM, "minibatches": 3})
     recurrent = trained(ranks, {**ALGORITHM, "minibatches": 3}, recurrent=4)

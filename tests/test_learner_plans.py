@@ -110,7 +110,7 @@ def learn(made: Stage, updates: int, attempt: int = 1) -> None:
     """Train until so many turns are over, although the run is meant to have more."""
     with made.session(attempt) as session:
         over = session._over
-        session._over = lambda: over() or session._updates() >= updates  # type: ignore[method-assign]
+        session._over = lambda: over() or session.updates >= updates  # type: ignore[method-assign]
         session.run()
 
 

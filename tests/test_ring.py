@@ -52,7 +52,7 @@ def test_blocks_are_split_and_joined_at_row_level() -> None:
     ring = Ring(["a", "b"], 4, Position())
     for block in [("1-0", "a", 3), ("2-0", "b", 9), ("3-0", "a", 3)]:
         put(ring, block)
-    assert ring.ready(0) == ("b",)
+    assert ring.ready(0) == ("b", "a")
     assert rows_of(ring.take("a")) == [1000, 1001, 1002, 3000]
     assert rows_of(ring.take("b")) == [2000, 2001, 2002, 2003]
     assert ring.position() == Position(after="1-0", rows={"2-0": 4, "3-0": 1})
@@ -152,7 +152,7 @@ def test_nothing_is_lost_and_nothing_trained_twice(
                 put(ring, blocks[following])
                 following += 1
             case "train" if ready := ring.ready(0):
-                (policy,) = ready
+                policy, *_ = ready
                 trained += rows_of(ring.take(policy))
             case "save":
                 saved, saved_trained = ring.position(), list(trained)
@@ -164,7 +164,7 @@ def test_nothing_is_lost_and_nothing_trained_twice(
     for block in blocks[following:]:
         put(ring, block)
     while ready := ring.ready(0):
-        (policy,) = ready
+        policy, *_ = ready
         trained += rows_of(ring.take(policy))
     everything = {
         policy: [1000 * number[id_] + r for id_, p, count in blocks if p == policy for r in range(count)]

@@ -10,9 +10,9 @@ def test_the_nearest_limit_says_how_much_of_a_run_is_done() -> None:
     progress = Progress()
     progress.restore(250, {"training_seconds": 45.0})
     stop = StopSettings(steps=1000, updates=100, minutes=1.0)
-    assert progress.share(stop, 10, timed=True) == pytest.approx(0.75)
-    assert progress.share(stop, 10, timed=False) == pytest.approx(0.25)
-    assert progress.share(stop, 50, timed=False) == pytest.approx(0.5)
-    assert progress.share(stop, 200, timed=True) == 1.0
-    assert progress.share(StopSettings(minutes=1.0), 10, timed=False) == 0.0
-    assert progress.share(StopSettings(), 10, timed=True) == 0.0
+    assert progress.share(stop, 10, progress.seconds) == pytest.approx(0.75)
+    assert progress.share(stop, 10, 0.0) == pytest.approx(0.25)
+    assert progress.share(stop, 50, 0.0) == pytest.approx(0.5)
+    assert progress.share(stop, 200, progress.seconds) == 1.0
+    assert progress.share(StopSettings(minutes=1.0), 10, 0.0) == 0.0
+    assert progress.share(StopSettings(), 10, progress.seconds) == 0.0

@@ -36,7 +36,7 @@ def taken(number: int, slot: int, turn: int, policy: str = "a", steps: int = 2) 
 
 
 def turns(policies: str = "a", actors: int = 2, turn: int = 0) -> Turns:
-    return Turns(policies, actors, turn, Position(generation="g"))
+    return Turns(policies, range(actors), turn, Position(generation="g"))
 
 
 def test_a_turn_waits_for_every_actor_and_is_in_their_order() -> None:
@@ -85,7 +85,7 @@ def test_the_position_stays_before_what_is_yet_to_be_learned_from() -> None:
     gathered.take("a")
     saved = gathered.position()
     assert saved == Position(generation="g", after="1-0", rows={"3-0": 3})
-    again = Turns("a", 2, 1, saved)
+    again = Turns("a", range(2), 1, saved)
     assert again.put(taken(2, 1, 1, steps=0), {}) == 0
     assert again.put(taken(3, 0, 0, steps=3), {}) == 3
     again.put(taken(4, 0, 1), {})
@@ -110,5 +110,5 @@ def test_a_wait_ends_when_the_turn_is_whole() -> None:
 def test_an_actor_that_the_run_does_not_have_is_refused() -> None:
     stray = taken(1, 0, 0)
     stray = stray._replace(block=replace(stray.block, actor="actor-7"))
-    with pytest.raises(TroupeError, match="actor-7, of a run that has 2 actors"):
+    with pytest.raises(TroupeError, match="actor-7, where only those of actors 0, 1 belong"):
         turns().put(stray, {})

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from troupe.config import dump, parse
@@ -14,8 +14,11 @@ from troupe.league.pool import Pool, place
 from troupe.league.state import League
 from troupe.weights.errors import MissingError
 from troupe_learners.batches import Piece
+from troupe_learners.ranks import Ranks
 
 _DOCUMENT = "league"
+_LINE = b"\n"
+"""Ends a result, which is in JSON."""
 _PAST = "pools"
 _EVERY = 1.0
 """Seconds between two looks at ratings, and where nothing is prescribed between two pools."""
@@ -35,7 +38,7 @@ class Keeper(Protocol):
         """
         ...
 
-    def hear(self, policy: str, pieces: Sequence[Piece]) -> None:
+    def hear(self, policy: str, results: Iterable[bytes]) -> None:
         """Take in what came of the games that a policy is about to learn from."""
         ...
 
@@ -58,7 +61,7 @@ class Nobody:
     def admit(self, settle: Callable[[], None]) -> None:
         """Do nothing."""
 
-    def hear(self, policy: str, pieces: Sequence[Piece]) -> None:
+    def hear(self, policy: str, results: Iterable[bytes]) -> None:
         """Do nothing."""
 
     def announce(self, policy: str, version: int) -> None:
@@ -70,6 +73,19 @@ class Nobody:
 
     def restore(self, documents: Documents) -> None:
         """Do nothing."""
+
+
+def results(pieces: Sequence[Piece], ranks: Ranks) -> list[bytes]:
+    """What came of games, as actors sent it with their blocks, of all ranks for the first.
+
+    What a block brings is heard with the first of its steps, and once.
+    """
+    own = [
+        piece.block.resume
+        for piece in pieces
+        if piece.fresh and (piece.rows is None or piece.rows.start == 0)
+    ]
+    return [result for part in ranks.gather(_LINE.join(own)) for result in part.split(_LINE)]
 
 
 def create(ends: Connections, policies: Sequence[str]) -> Keeper:
@@ -129,11 +145,10 @@ class PoolKeeper:
         self._metrics.set("pool", len(self.league.members))
         self._due = 0.0
 
-    def hear(self, policy: str, pieces: Sequence[Piece]) -> None:
-        """See `Keeper`. What a block brings is heard with the first of its steps, and once."""
-        for piece in pieces:
-            if piece.fresh and (piece.rows is None or piece.rows.start == 0):
-                self.league.hear(policy, unpack(piece.block.resume))
+    def hear(self, policy: str, results: Iterable[bytes]) -> None:
+        """See `Keeper`."""
+        for result in results:
+            self.league.hear(policy, unpack(result))
         self._tell()
 
     def announce(self, policy: str, version: int) -> None:

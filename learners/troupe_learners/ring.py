@@ -66,10 +66,10 @@ class Ring:
             return used
 
     def ready(self, timeout: float) -> tuple[str, ...]:
-        """The policy with the most steps among those with a full batch, see `Feed`."""
+        """The policies with a full batch, the one with the most steps first, see `Feed`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._fullest(), timeout)
-            return self._fullest()
+            self._changed.wait_for(lambda: self._full(), timeout)
+            return self._full()
 
     def wake(self) -> None:
         """See `Feed`."""
@@ -120,6 +120,6 @@ class Ring:
         self._steps[piece.block.policy] -= piece.steps
         self._ledger.consume(piece.id, piece.steps)
 
-    def _fullest(self) -> tuple[str, ...]:
-        policy = max(self._steps, key=self._steps.__getitem__)
-        return (policy,) if self._steps[policy] >= self._batch else ()
+    def _full(self) -> tuple[str, ...]:
+        full = [policy for policy, steps in self._steps.items() if steps >= self._batch]
+        return tuple(sorted(full, key=self._steps.__getitem__, reverse=True))

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,14 @@ from troupe.errors import TroupeError
 from troupe.jobs.spec import CheckpointSettings, StopSettings
 from troupe.metrics import Metrics
 from troupe_learners.background import Background
+from troupe_learners.parts import Part
+from troupe_learners.ranks import RankLostError, Ranks
 from troupe_learners.trainee import Trainee
 
 log = logging.getLogger("troupe.learner")
 
-SHARD = "0"
-"""The one shard of the store that a learner reads."""
+_FIRST = "0"
+"""The first rank's shard of the store."""
 _RETRY_SECONDS = 10.0
 _AT_MOST_EVERY = 1.0
 
@@ -63,17 +65,17 @@ class Progress:
         now = time.monotonic()
         return self._seconds_before + (0.0 if self._started is None else now - self._started)
 
-    def share(self, stop: StopSettings, updates: int, *, timed: bool) -> float:
+    def share(self, stop: StopSettings, updates: int, seconds: float) -> float:
         """How much of the run is done, 0 to 1, by the limit that is nearest; 0 where it has none.
 
         Args:
             stop: the limits.
             updates: made so far, over all policies.
-            timed: whether minutes count too: they are others in every run.
+            seconds: of training; 0 where minutes do not count, as they are others in every run.
         """
         shares = [self.steps / stop.steps] if stop.steps else []
         shares += [updates / stop.updates] if stop.updates else []
-        shares += [self.seconds / (60 * stop.minutes)] if stop.minutes and timed else []
+        shares += [seconds / (60 * stop.minutes)] if stop.minutes else []
         return min(1.0, max(shares, default=0.0))
 
     def counters(self) -> dict[str, float]:
@@ -92,9 +94,10 @@ class Moment:
     """What a checkpoint holds besides trainees and progress: how things stand between two turns."""
 
     position: Position
-    """In the stream of blocks."""
+    """In this rank's stream of blocks."""
     resume: Mapping[int, bytes] = field(default_factory=dict)
-    """In lockstep, by actor: what it needs to play the next turn."""
+    """In lockstep, by actor: what it needs to play the next turn. All are restored, and those of
+    this rank saved."""
     past: Mapping[str, Mapping[int, Columns]] = field(default_factory=dict)
     """In lockstep, by policy and version: weights that are still to be played with."""
     documents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -104,13 +107,16 @@ class Moment:
 class Saver:
     """Copies the state between two turns, writes it beside the training, then tells the store.
 
+    The first rank writes the parts of all, and decides when; all are called at the same time.
+
     Args:
         settings: when, and how much is kept.
         origin: whose checkpoints these are.
         trainees: what is saved, by policy.
         progress: what is saved, too.
         metrics: told of every save.
-        acknowledge: told the id up to which the store may forget.
+        acknowledge: told the id up to which this rank's shard may forget.
+        ranks: all of them.
         memories: whether replay memories are saved; else the store fills them again.
     """
 
@@ -122,6 +128,7 @@ class Saver:
         progress: Progress,
         metrics: Metrics,
         acknowledge: Callable[[str], object],
+        ranks: Ranks,
         *,
         memories: bool,
     ) -> None:
@@ -131,9 +138,12 @@ class Saver:
         self._progress = progress
         self._metrics = metrics
         self._acknowledge = acknowledge
+        self._ranks = ranks
         self._memories = memories
-        self._saved = -1
-        """Steps trained on, of the newest checkpoint."""
+        self.saved = -1
+        """Steps trained on, of the newest checkpoint that the first rank is known to have written."""
+        self._brought: tuple[int, str] | None = None
+        """For a checkpoint that may not be written yet: its steps, and what may be forgotten then."""
         self._background = Background("saver")
         self._next = time.monotonic() + settings.every
 
@@ -146,6 +156,8 @@ class Saver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, RankLostError):
+            self._background.finish()  # what is written now is what all of them go on from
         self._background.__exit__(kind, error, trace)
 
     def restore(self) -> Moment | None:
@@ -169,39 +181,93 @@ class Saver:
                     state.random.get(name),
                     state.settings.get(name, {}),
                 )
-                if trainee.memory is not None and self._memories and name in state.replays:
-                    trainee.memory.restore(state.replays[name])
+                memory = trainee.memory if self._memories and self._ranks.first else None
+                if memory is not None and name in state.replays:
+                    memory.restore(state.replays[name])
             except TroupeError as error:
                 raise CheckpointError(
                     f"{found[-1]}: {name}: {error}; was the job changed?"
                 ) from None
+        if len(state.ranks) + 1 != self._ranks.size:
+            raise CheckpointError(
+                f"learner.count: {self._ranks.size}, the run was saved with "
+                f"{len(state.ranks) + 1}; it can only go on with as many"
+            )
         self._progress.restore(state.step, state.counters)
-        self._saved = state.step
-        position = state.positions.get(SHARD, Position())
+        self.saved = state.step
+        if not self._ranks.first:
+            self._restore_own(found[-1], state.ranks[self._ranks.rank])
+        position = state.positions.get(str(self._ranks.rank), Position())
         return Moment(position, state.resume, state.past, state.documents)
 
-    def save_if_due(self, moment: Callable[[], Moment], *, wanted: bool) -> None:
-        """Save beside the training, if it is time or `wanted`, and the last save is done."""
+    def _restore_own(self, path: Path, columns: Columns) -> None:
+        try:
+            part = Part.from_columns(columns)
+            part.restore(self._trainees)
+        except (KeyError, ValueError, TroupeError) as error:
+            raise CheckpointError(
+                f"{path}: rank {self._ranks.rank}: {error}; was the job changed?"
+            ) from None
+        self._progress.consumed = part.consumed
+
+    def due(self, *, wanted: bool) -> bool:
+        """Whether it is time to save, or it is `wanted`, and the last save is done."""
         now = time.monotonic()
         early = wanted and now > self._next - self._settings.every + _AT_MOST_EVERY
-        if (now > self._next or early) and self._background.finish(timeout=0):
-            self._next = now + self._settings.every
-            if self._progress.steps > self._saved:
-                self._background.run(partial(self._try_to_write, self._snapshot(moment())))
+        if not (now > self._next or early) or not self._background.finish(timeout=0):
+            return False
+        self._next = now + self._settings.every
+        return self._progress.steps > self.saved
+
+    def begin(self, moment: Moment) -> None:
+        """Save beside the training."""
+        state = self._snapshot(moment)
+        if state is not None:
+            self._background.run(partial(self._try_to_write, state))
+
+    def hear(self, saved: int) -> None:
+        """Another rank than the first learns what that one has written."""
+        if self._ranks.first:
+            return
+        self.saved = saved
+        if self._brought is not None and self._brought[0] <= saved:
+            self._acknowledge(self._brought[1])
+            self._brought = None
 
     def save(self, moment: Moment) -> None:
-        """Save now, unless nothing was learned since the last time.
+        """Save now, unless nothing was learned since the last time; all ranks return when it is done.
 
         Raises:
             CheckpointError: it cannot be written; earlier checkpoints are unharmed.
         """
         self._background.finish()
-        if self._progress.steps > self._saved:
-            self._write(self._snapshot(moment))
+        needed = self._ranks.first and self._progress.steps > self.saved
+        if self._ranks.total(int(needed)):
+            state = self._snapshot(moment)
+            if state is not None:
+                self._write(state)
+        self._ranks.total(0)
 
-    def _snapshot(self, moment: Moment) -> Checkpoint:
+    def _snapshot(self, moment: Moment) -> Checkpoint | None:
+        """The whole state, on the first rank; the others bring it theirs."""
+        if self._ranks.first:
+            others = [Part.from_bytes(data) for data in self._ranks.gather(b"")[1:]]
+            return self._whole(moment, dict(enumerate(others, 1)))
+        consumed = self._progress.consumed
+        part = Part.of(
+            self._trainees, moment.position, consumed, moment.resume, memories=self._memories
+        )
+        self._ranks.gather(part.to_bytes())
+        self._brought = (self._progress.steps, moment.position.after)
+        return None
+
+    def _whole(self, moment: Moment, others: Mapping[int, Part]) -> Checkpoint:
         trainees = self._trainees.items()
         memories = [(n, t.memory) for n, t in trainees if t.memory is not None and self._memories]
+        resume = {**moment.resume}
+        for part in others.values():
+            resume |= part.resume
+        positions = {str(rank): part.position for rank, part in others.items()}
         return Checkpoint(
             run=self._origin.run,
             game=self._origin.game,
@@ -212,11 +278,12 @@ class Saver:
             states={name: trainee.state() for name, trainee in trainees},
             past=moment.past,
             replays={name: memory.state() for name, memory in memories},
-            resume=moment.resume,
+            resume=resume,
+            ranks={rank: replace(part, resume={}).columns() for rank, part in others.items()},
             settings={name: trainee.settings_state() for name, trainee in trainees},
             documents=moment.documents,
             counters=self._progress.counters(),
-            positions={SHARD: moment.position},
+            positions={_FIRST: moment.position, **positions},
             random={name: trainee.random_state() for name, trainee in trainees},
         )
 
@@ -232,9 +299,9 @@ class Saver:
     def _write(self, state: Checkpoint) -> None:
         begun = time.monotonic()
         checkpoint.save(self._origin.folder, state, keep=self._settings.keep)
-        self._saved = state.step
+        self.saved = state.step
         # Only now: what is acknowledged is gone from the store.
-        self._acknowledge(state.positions[SHARD].after)
+        self._acknowledge(state.positions[_FIRST].after)
         self._metrics.add("checkpoints")
         self._metrics.set("checkpoint_seconds", time.monotonic() - begun)
         self._metrics.set("checkpoint_step", state.step)

@@ -109,11 +109,12 @@ class Trainee:
             progress: how much of the run is done, 0 to 1.
 
         Returns:
-            What is to be looked at, see `Update`; nothing where there was too little to learn from.
+            What is to be looked at, see `Update`; nothing where a rank had too little to learn from.
         """
         scalars = {}
         if self.memory is None:
-            if any(piece.steps for piece in pieces):
+            # All ranks or none: what a rank without steps brings to a batch is not defined.
+            if self._ranks.least(sum(piece.steps for piece in pieces)):
                 scalars = self._update.on_batch(batches.join(pieces, self._device), progress)
         else:
             for piece in pieces:
@@ -147,7 +148,7 @@ class Trainee:
         """
         held: dict[str, Array] = {_STEPS: np.array(self._update.steps)}
         held[_OWED] = np.array(self._owed)
-        held[_RANDOM] = self._learning.random.get_state().numpy()
+        held[_RANDOM] = self.generator_state()
         for group, optimizer in self._learning.optimizers.items():
             held |= {f"{_OPTIMIZER}{group}.{n}": tensor for n, tensor in optimizer.state().items()}
         scale = self._learning.precision.state()
@@ -159,6 +160,19 @@ class Trainee:
     def random_state(self) -> Mapping[str, object]:
         """The state of the random stream that orders minibatches and draws from replay."""
         return dict(self._learning.shuffle.bit_generator.state)
+
+    def generator_state(self) -> Array:
+        """The state of the algorithm's random stream, which is part of `state` too."""
+        return self._learning.random.get_state().numpy()
+
+    def restore_own(
+        self, random: Mapping[str, object], generator: Array, settings: Mapping[str, float]
+    ) -> None:
+        """Behind `restore`: what is another rank's there, this rank has in its own way."""
+        self._learning.shuffle.bit_generator.state = random
+        self._learning.random.set_state(torch.from_numpy(np.array(generator)))
+        if isinstance(self.algorithm, Adaptive):
+            self.algorithm.restore(settings)
 
     def settings_state(self) -> Mapping[str, float]:
         """What the algorithm has moved its own settings to, by name."""
@@ -205,6 +219,8 @@ class Trainee:
         assert self.memory is not None
         taken, held = self._ranks.total(taken), self._ranks.total(self.memory.steps)
         if held < min(replay.learning_starts, replay.capacity * self._ranks.size):
+            return 0
+        if not self._ranks.least(self.memory.steps):
             return 0
         self._owed += taken * replay.updates_per_step
         count = int(self._owed)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from troupe.checkpoint import Position
 from troupe.episodes import Columns
@@ -19,12 +19,14 @@ class Turns:
 
     Args:
         policies: all that are learning, in the order in which they are trained.
-        actors: how many there are.
+        actors: the slots of those whose blocks are learned from here, in order.
         turn: the first to be learned from.
         position: where a checkpoint was in the stream; blocks come from behind `position.after`.
     """
 
-    def __init__(self, policies: Iterable[str], actors: int, turn: int, position: Position) -> None:
+    def __init__(
+        self, policies: Iterable[str], actors: Sequence[int], turn: int, position: Position
+    ) -> None:
         self._policies = tuple(policies)
         self._actors = actors
         self._turn = turn
@@ -46,9 +48,10 @@ class Turns:
         """See `Feed`."""
         block = taken.block
         slot = int(block.actor.rpartition("-")[2])
-        if slot >= self._actors:
+        if slot not in self._actors:
             raise TroupeError(
-                f"store: a block of {block.actor}, of a run that has {self._actors} actors"
+                f"store: a block of {block.actor}, where only those of actors "
+                f"{', '.join(map(str, self._actors))} belong"
             )
         with self._changed:
             self._entries.append((taken.id, block.turn, block.steps))
@@ -82,10 +85,10 @@ class Turns:
             if not self._complete(policy):
                 raise ValueError(f"{policy}: turn {self._turn} is not whole")
             held = self._held.pop((self._turn, policy))
-            pieces = [held[slot] for slot in range(self._actors)]
+            pieces = [held[slot] for slot in self._actors]
             self._waiting.remove(policy)
             if not self._waiting:
-                self.resume = {slot: piece.block.resume for slot, piece in enumerate(pieces)}
+                self.resume = {slot: held[slot].block.resume for slot in self._actors}
                 self._waiting = list(self._policies)
                 self._turn += 1
             return pieces
@@ -109,4 +112,4 @@ class Turns:
         return all(self._complete(policy) for policy in self._waiting)
 
     def _complete(self, policy: str) -> bool:
-        return len(self._held.get((self._turn, policy), ())) == self._actors
+        return len(self._held.get((self._turn, policy), ())) == len(self._actors)

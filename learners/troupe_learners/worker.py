@@ -1,9 +1,11 @@
 """The learner: takes blocks, updates policies, publishes their weights, saves checkpoints."""
 
+import logging
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +16,29 @@ from troupe.errors import TroupeError
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import Job
+from troupe.metrics import Metrics
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
-from troupe_learners import algorithms, league, lockstep
+from troupe_learners import algorithms, league, lockstep, meeting
 from troupe_learners.batches import Piece
 from troupe_learners.intake import Intake
-from troupe_learners.limits import limits_of, retained_bytes, turn_steps
+from troupe_learners.limits import limits_of, retained_bytes, slots, turn_steps
 from troupe_learners.publisher import Publisher
+from troupe_learners.ranks import RankLostError, Ranks
 from troupe_learners.ring import Ring
 from troupe_learners.saving import Moment, Origin, Progress, Saver
 from troupe_learners.trainee import Hardware, Trainee
 from troupe_learners.turns import Turns
 
+log = logging.getLogger("troupe.learner")
+
 _WAIT_SECONDS = 0.2
+_FRUITLESS = 8
+"""Lives in a row in which ranks lost one another before they had learned anything."""
 
 
 class Learner:
-    """The worker of role `learner`."""
+    """The worker of role `learner`; its slot is its rank."""
 
     def __init__(self, setting: WorkerSetting) -> None:
         self._setting = setting
@@ -38,21 +46,72 @@ class Learner:
     def run(self) -> None:
         """Train until the job's limits are reached or the run is told to stop; save; return.
 
+        When a rank is lost, all of them begin again from the checkpoint.
+
         Raises:
             CheckpointError: the newest checkpoint is not sound or not this job's, or the last one
                 could not be saved.
             TroupeError: the store or the weight server is gone for good, or training diverged.
         """
+        fruitless: int | None = 0
+        while fruitless is not None:
+            fruitless = self._live(fruitless)
+
+    def _live(self, fruitless: int) -> int | None:
+        """One life of all ranks: none once it is over for good, else how many came to nothing."""
+        before = after = 0
         with self._setting.open() as ends:
             torch.set_num_threads(ends.job.learner.threads)
-            Session(self._setting, ends, policies_of(ends.job)).run()
+            policies = policies_of(ends.job)
+            try:
+                ranks = meeting.meet(self._setting, ends, _device(ends.job, self._setting.slot))
+                if ranks is None:
+                    return None
+                with closing(ranks):
+                    session = Session(self._setting, ends, policies, ranks)
+                    before = after = session.updates
+                    try:
+                        session.run()
+                    finally:
+                        after = session.updates
+            except RankLostError as error:
+                fruitless = 0 if after > before else fruitless + 1
+                if fruitless == _FRUITLESS:
+                    raise
+                log.warning("%s; beginning again from the checkpoint", error)
+                return fruitless
+        return None
+
+
+class _Agreed(NamedTuple):
+    """What all ranks do next."""
+
+    over: bool
+    """The run is done, or one of them was told to stop."""
+    save: bool
+    wanted: bool
+    """One of their shards runs short of room: it would be well to save."""
+    seconds: float
+    """Of training."""
+    saved: int
+    """Steps trained on, of the newest checkpoint."""
+    ready: tuple[str, ...]
+    """The policies to be trained, in order."""
 
 
 class Session:
-    """One life of the learner."""
+    """One life of a rank of the learner, which usually is the only one.
+
+    All ranks do the same in the same order. What each decides by itself, it decides from its own
+    shard of the store, by the clock or by what it is told, so they agree before every turn.
+    """
 
     def __init__(
-        self, setting: WorkerSetting, ends: Connections, policies: Mapping[str, Spaces]
+        self,
+        setting: WorkerSetting,
+        ends: Connections,
+        policies: Mapping[str, Spaces],
+        ranks: Ranks | None = None,
     ) -> None:
         """Go on from the newest checkpoint, if there is one.
 
@@ -61,9 +120,11 @@ class Session:
         """
         self._job = ends.job
         self._ends = ends
-        self._metrics = ends.metrics
+        self._ranks = ranks = ranks or Ranks()
+        self._told = ends.metrics if ranks.first else Metrics()
+        """What concerns all ranks, and is told by the first."""
         self._in_lockstep = ends.job.schedule == "lockstep"
-        self._trainees = _trainees(ends.job, policies)
+        self._trainees = _trainees(ends.job, policies, ranks)
         self._plan = next(iter(self._trainees.values())).algorithm.plan
         self._progress = Progress()
         self._saver = Saver(
@@ -73,15 +134,22 @@ class Session:
             ),
             self._trainees,
             self._progress,
-            ends.metrics,
+            self._told,
             ends.replay.acknowledge,
+            ranks,
             memories=self._in_lockstep,
         )
-        self._league = league.create(ends, tuple(policies))
+        self._league = league.create(ends, tuple(policies)) if ranks.first else league.Nobody()
         self._begin(self._saver.restore())
+        self._agreed = _Agreed(False, False, False, self._progress.seconds, self._saver.saved, ())
         learners = {name: trainee.algorithm for name, trainee in self._trainees.items()}
         self._intake = Intake(ends.replay, self._feed, learners, ends.metrics)
-        self._publisher = Publisher(ends.weights, ends.replay, ends.metrics, ends.reporter.stop)
+        self._publisher = Publisher(ends.weights, ends.replay, self._told, ends.reporter.stop)
+
+    @property
+    def updates(self) -> int:
+        """Made over all policies and lives."""
+        return sum(trainee.updates for trainee in self._trainees.values())
 
     def run(self) -> None:
         """See `Learner.run`."""
@@ -91,32 +159,57 @@ class Session:
             self._publish_first()
             stack.enter_context(self._intake)
             self._report_totals()
-            while not self._over():
-                self._turn()
+            while self._turn():
+                pass
             self._saver.save(self._moment())
             self._publisher.finish()
 
-    def _turn(self) -> None:
-        """Wait a little until there is enough to learn from, and do; save when it is time."""
+    def _turn(self) -> bool:
+        """Wait a little until there is enough to learn from, and do; save when it is time.
+
+        Returns:
+            Whether the run goes on.
+        """
         self._intake.check()
         if self._intake.emptied.is_set():
             self._begin_anew()
+        self._agreed = agreed = self._agree()
+        self._saver.hear(agreed.saved)
+        if agreed.over:
+            return False
+        if agreed.save:
+            self._saver.begin(self._moment())
         self._league.admit(self._publisher.settle)
-        for policy in self._wait():
-            if not self._drop_stale(policy):
-                self._train(self._trainees[policy])
-        wanted = self._intake.checkpoint_wanted.is_set()
-        self._saver.save_if_due(self._moment, wanted=wanted)
+        for policy in agreed.ready:
+            self._train(self._trainees[policy])
+        return True
 
-    def _wait(self) -> tuple[str, ...]:
-        """The policies whose turn it is."""
-        before = time.monotonic()
-        ready = self._feed.ready(_WAIT_SECONDS)
+    def _agree(self) -> _Agreed:
+        before, first, trainees = time.monotonic(), self._ranks.first, self._trainees
+        over = self._over()
+        ready = () if over else self._feed.ready(_WAIT_SECONDS)
+        ready = tuple(policy for policy in ready if not self._drop_stale(policy))
+        wanted = self._intake.checkpoint_wanted.is_set()
+        sums = self._ranks.sums(
+            [
+                float(over),
+                float(first and self._saver.due(wanted=wanted or self._agreed.wanted)),
+                float(wanted),
+                self._progress.seconds if first else 0.0,
+                float(self._saver.saved) if first else 0.0,
+                *(float(policy in ready) for policy in trainees),
+            ]
+        )
+        votes = zip(trainees, sums[-len(trainees) :], strict=True)
+        chosen = [policy for policy, votes in votes if votes == self._ranks.size]
+        if not self._in_lockstep:  # one at a time, so that none is left behind
+            chosen = sorted(chosen, key=lambda policy: trainees[policy].updates)[:1]
         if self._progress.training:
-            self._metrics.add("blocked_seconds", time.monotonic() - before)
-        elif ready:
+            self._ends.metrics.add("blocked_seconds", time.monotonic() - before)
+        elif chosen:
             self._progress.start()
-        return ready
+        over, save, wanted = (votes > 0 for votes in sums[:3])
+        return _Agreed(over, save, wanted, sums[3], int(sums[4]), tuple(chosen))
 
     def _drop_stale(self, policy: str) -> bool:
         """Discard blocks that became too old while they waited."""
@@ -126,7 +219,7 @@ class Session:
         dropped = self._feed.drop(policy, older_than=oldest)
         if dropped:
             self._consume(dropped)
-            self._metrics.add("stale_steps", dropped)
+            self._ends.metrics.add("stale_steps", dropped)
         return dropped > 0
 
     def _train(self, trainee: Trainee) -> None:
@@ -135,15 +228,20 @@ class Session:
         if not self._in_lockstep:  # so that actors fill the queue while the update runs
             self._consume(steps)
         self._report_age(trainee, pieces)
-        self._league.hear(trainee.name, pieces)
+        if self._job.opponents is not None:
+            self._league.hear(trainee.name, league.results(pieces, self._ranks))
         scalars = trainee.train(pieces, self._done())
-        self._progress.steps += steps
+        self._progress.steps += self._ranks.total(steps)
         self._report(trainee, scalars)
         self._publish(trainee)
         if self._in_lockstep:  # where actors wait for the weights first of all
             self._consume(steps)
 
     def _publish(self, trainee: Trainee) -> None:
+        """The first rank does; the others let their actors' blocks grow old by it."""
+        if not self._ranks.first:
+            self._ends.replay.published(trainee.name, trainee.updates)
+            return
         weights = trainee.weights()
         self._past[trainee.name].append((trainee.updates, weights))
         self._league.announce(trainee.name, trainee.updates)
@@ -153,13 +251,10 @@ class Session:
         self._progress.consumed += steps
         self._ends.replay.sampled(steps)
 
-    def _updates(self) -> int:
-        return sum(trainee.updates for trainee in self._trainees.values())
-
     def _done(self) -> float:
         """How much of the run is done, 0 to 1; in lockstep minutes have no say in what is learned."""
-        timed = not self._in_lockstep
-        return self._progress.share(self._job.stop, self._updates(), timed=timed)
+        seconds = 0.0 if self._in_lockstep else self._agreed.seconds
+        return self._progress.share(self._job.stop, self.updates, seconds)
 
     def _over(self) -> bool:
         minutes = self._job.stop.minutes
@@ -171,21 +266,21 @@ class Session:
 
     # Telling.
 
-    def _report_age(self, trainee: Trainee, pieces: list[Piece]) -> None:
+    def _report_age(self, trainee: Trainee, pieces: Sequence[Piece]) -> None:
         """How many turns ago the weights were made that played this."""
         versions = [piece.cut(piece.block.version) for piece in pieces if piece.steps]
         if versions:
             # After a learner's death blocks may come from versions that are yet to be trained again.
             age = np.maximum(trainee.updates - np.concatenate(versions).astype(np.int64), 0)
-            self._metrics.set("staleness", float(age.mean()))
-            self._metrics.set("staleness_max", int(age.max()))
+            self._told.set("staleness", float(age.mean()))
+            self._told.set("staleness_max", int(age.max()))
 
     def _report(self, trainee: Trainee, scalars: Mapping[str, float]) -> None:
         """Look at an update's scalars before anyone gets its weights."""
         fatal = ("loss",) if trainee.skips_overflow else ("loss", "grad_norm")
         for name, value in scalars.items():
             if np.isfinite(value):
-                self._metrics.set(f"{name}/{trainee.name}", value)
+                self._told.set(f"{name}/{trainee.name}", value)
             elif name.endswith(fatal):
                 raise TroupeError(
                     f"learner: the {name} of {trainee.name} is {value} at update "
@@ -194,11 +289,11 @@ class Session:
         self._report_totals()
 
     def _report_totals(self) -> None:
-        self._metrics.set("steps_trained", self._progress.steps)
-        self._metrics.set("training_seconds", self._progress.seconds)
-        self._metrics.set("updates", self._updates())
+        self._told.set("steps_trained", self._progress.steps)
+        self._told.set("training_seconds", self._progress.seconds)
+        self._told.set("updates", self.updates)
         for trainee in self._trainees.values():
-            self._metrics.set(f"updates/{trainee.name}", trainee.updates)
+            self._told.set(f"updates/{trainee.name}", trainee.updates)
 
     # Beginning, and going on.
 
@@ -218,21 +313,23 @@ class Session:
         if not self._in_lockstep:
             return Ring(
                 self._trainees,
-                turn_steps(self._job, self._plan),
+                turn_steps(self._job, self._plan, self._ranks.rank),
                 position,
                 whole=self._plan.whole,
                 retained_bytes=retained_bytes(self._job) // 2 if self._plan.replay else 0,
             )
-        count, turn = self._job.actors.count, self._updates() // len(self._trainees)
+        count, turn = self._job.actors.count, self.updates // len(self._trainees)
         if turn and len(self._resume) != count:
             raise CheckpointError(
                 f"actors.count: {count}, the run was saved with {len(self._resume)}; in lockstep it "
                 "can only go on with as many"
             )
-        return Turns(self._trainees, count, turn, position)
+        return Turns(self._trainees, slots(self._job, self._ranks.rank), turn, position)
 
     def _publish_first(self) -> None:
         """The weights that the first turn is played with; in lockstep, then the word to go."""
+        if not self._ranks.first:
+            return
         for trainee in self._trainees.values():
             for version, weights in list(self._past[trainee.name]):
                 self._publisher.publish(trainee.name, version, weights)
@@ -241,7 +338,7 @@ class Session:
             self._ends.board, self._ends.attempt
         ):
             self._publisher.settle()
-            turn, count = self._updates() // len(self._trainees), self._job.actors.count
+            turn, count = self.updates // len(self._trainees), self._job.actors.count
             lockstep.begin(self._ends.board, self._ends.attempt, turn, self._resume, count)
 
     def _moment(self) -> Moment:
@@ -271,7 +368,7 @@ class Session:
         self._intake.resume(self._position(None))
 
     def _restore_store(self, position: Position) -> None:
-        limits = limits_of(self._job, self._plan)
+        limits = limits_of(self._job, self._plan, self._ranks.rank)
         # Rows behind the position that are consumed already are counted when they come again.
         self._ends.replay.restore(
             samples=self._progress.consumed - sum(position.rows.values()),
@@ -280,12 +377,19 @@ class Session:
             position=position.after,
         )
         self._ends.replay.configure(limits)
-        self._metrics.set("capacity_steps", limits.capacity_steps)
+        self._ends.metrics.set("capacity_steps", limits.capacity_steps)
 
 
-def _trainees(job: Job, policies: Mapping[str, Spaces]) -> dict[str, Trainee]:
+def _device(job: Job, rank: int) -> torch.device:
+    """Where a rank of several computes: a GPU of its own, or the CPU."""
     device = resolve_device(job.learner.device)
-    hardware = Hardware(device, resolve_precision(job.learner.precision, device))
+    several = device.type == "cuda" and job.learner.count > 1
+    return torch.device("cuda", rank) if several else device
+
+
+def _trainees(job: Job, policies: Mapping[str, Spaces], ranks: Ranks) -> dict[str, Trainee]:
+    device = _device(job, ranks.rank)
+    hardware = Hardware(device, resolve_precision(job.learner.precision, device), ranks)
     return {
         name: Trainee(name, spaces, job.network, algorithms.load(job.algorithm), hardware, job.seed)
         for name, spaces in policies.items()

@@ -7,6 +7,7 @@
         landlord.weights-11.safetensors in lockstep with a lag: versions that are still to be played with
         landlord.replay.safetensors     in lockstep: the steps that it may learn from again
         actors.safetensors              in lockstep: what each actor needs for the next turn
+        rank-1.safetensors              of several ranks: what each but the first has of its own
 
 A checkpoint is written in a hidden folder, forced to the disk, then renamed. What a
 crash leaves behind is ignored by readers and removed by the next save.
@@ -74,6 +75,8 @@ class Checkpoint:
     """By policy: what its replay memory holds."""
     resume: Mapping[int, bytes] = field(default_factory=dict)
     """By actor: what it needs to play the next turn."""
+    ranks: Mapping[int, Columns] = field(default_factory=dict)
+    """By rank of the learner but the first: what it has of its own, tensors by name."""
     settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By policy: settings that its algorithm moves as it goes."""
     documents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -181,6 +184,7 @@ def load(path: Path) -> Checkpoint:
     for file, columns in tensors.items():
         if found := _PAST.fullmatch(file):
             past.setdefault(found["policy"], {})[int(found["version"])] = columns
+    ranks = {int(found[1]): tensors[f] for f in tensors if (found := _RANK.fullmatch(f))}
     actors = tensors.get(_ACTORS, {})
     return Checkpoint(
         run=manifest.run,
@@ -193,6 +197,7 @@ def load(path: Path) -> Checkpoint:
         past=past,
         replays={p: tensors[_replay(p)] for p in manifest.updates if _replay(p) in tensors},
         resume={int(slot): column.tobytes() for slot, column in actors.items()},
+        ranks=ranks,
         settings=manifest.settings,
         documents=manifest.documents,
         counters=manifest.counters,
@@ -235,6 +240,7 @@ def _replay(policy: str) -> str:
 
 
 _PAST = re.compile(r"(?P<policy>.+)\.weights-(?P<version>\d+)\.safetensors")
+_RANK = re.compile(r"rank-(\d+)\.safetensors")
 _ACTORS = "actors.safetensors"
 
 
@@ -245,6 +251,7 @@ def _tensors(state: Checkpoint) -> dict[str, Columns]:
     held |= {_replay(policy): tensors for policy, tensors in state.replays.items()}
     for policy, versions in state.past.items():
         held |= {_past(policy, version): tensors for version, tensors in versions.items()}
+    held |= {f"rank-{rank}.safetensors": columns for rank, columns in state.ranks.items()}
     if state.resume:
         actors = state.resume.items()
         held[_ACTORS] = {str(slot): np.frombuffer(data, np.uint8) for slot, data in actors}

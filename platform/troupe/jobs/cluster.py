@@ -20,6 +20,7 @@ from troupe.jobs.setting import WorkerSetting
 
 START_SECONDS = 60.0
 _STANDARD_ERROR = 2
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
@@ -40,6 +41,9 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_worker_niceness": "0",
+        # Ranks of a learner talk to one another here only.
+        "GLOO_SOCKET_IFNAME": _LOOPBACK,
+        "NCCL_SOCKET_IFNAME": _LOOPBACK,
         # Deaths and retries are told by us, in a line each: Ray's long ones are skipped.
         "RAY_DEDUP_LOGS": "1",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",

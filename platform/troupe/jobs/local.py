@@ -148,7 +148,7 @@ class Crew:
         """
         slots = {
             "weights": 1,
-            "learner": 1,
+            "learner": job.learner.count,
             "actor": job.actors.count,
             "evaluator": int(job.evaluation.every > 0),
         }
@@ -164,7 +164,7 @@ class Crew:
         ]
 
     def learned(self) -> bool:
-        """Whether the learner is done."""
+        """Whether the learner is done: no rank of it returns before all is saved."""
         return any(post.done for post in self._posts if post.worker.role == "learner")
 
     def look_after(self) -> None:

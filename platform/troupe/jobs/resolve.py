@@ -42,6 +42,7 @@ def resolve(data: Mapping[str, object]) -> Job:
     if job.game is not None:
         job = replace(job, game=replace(job.game, rules=dump(game_of(job.game).rules)))
     _check_devices(job)
+    _check_ranks(job, chosen.module.Algorithm(chosen.settings).plan)
     return replace(
         job,
         algorithm={"name": chosen.name, **dump(chosen.settings)},
@@ -97,6 +98,7 @@ def _policies_by_seat(job: Job) -> dict[str, str]:
 class _Plan(Protocol):
     batch: int | None
     whole: bool
+    replay: object | None
 
 
 class _Algorithm(Protocol):
@@ -148,8 +150,11 @@ def _capacity(job: Job, policies: int, chosen: _Chosen) -> int:
     block = actors.block_steps if job.environment is None else actors.environments * actors.rollout
     turn = actors.count * block
     plan = chosen.module.Algorithm(chosen.settings).plan
-    batch = plan.batch or turn
+    ranks = job.learner.count
+    batch = -(-plan.batch // ranks) * ranks if plan.batch else turn
     needed = policies * batch + turn
+    if policies > 1 and ranks > 1:  # one may have more of a policy than the others have
+        needed *= 2
     if not job.store.capacity:
         return needed if plan.whole else 2 * needed
     if job.store.capacity < needed:
@@ -189,3 +194,23 @@ def _check_devices(job: Job) -> None:
         ("actors", job.actors.device, job.actors.precision),
     ):
         devices.check(device, precision, key)
+
+
+def _check_ranks(job: Job, plan: _Plan) -> None:
+    """Several ranks of the learner deal out the actors among them, and need a GPU each or none."""
+    ranks, actors = job.learner.count, job.actors.count
+    if ranks == 1:
+        return
+    if actors < ranks:
+        raise UserError(
+            f"learner.count: {ranks}, each rank learns from actors of its own, and actors.count is "
+            f"{actors}; raise that to {ranks} or more"
+        )
+    if plan.replay is None and actors % ranks:
+        raise UserError(
+            f"learner.count: {ranks} ranks do not share actors.count: {actors} evenly, and without "
+            "replay the one with the most would be waited for in every turn; make actors.count a "
+            f"multiple of {ranks}"
+        )
+    devices = importlib.import_module("troupe.policies.devices")
+    devices.check_ranks(job.learner.device, ranks)

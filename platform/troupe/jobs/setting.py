@@ -87,7 +87,7 @@ class WorkerSetting:
                 incarnation=board.incarnation(self.role, self.slot),
                 store=store,
                 board=board,
-                replay=ReplayLog(store),
+                replay=ReplayLog(store, self.slot % job.learner.count),
                 weights=weights,
                 metrics=metrics,
                 reporter=reporter,
@@ -104,6 +104,7 @@ class Connections:
     store: Store
     board: Board
     replay: ReplayLog
+    """The shard of this worker: each rank of the learner has one, and actors are dealt out to them."""
     weights: WeightsClient
     metrics: Metrics
     reporter: Reporter

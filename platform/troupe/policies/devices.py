@@ -53,6 +53,22 @@ def check(device: str, precision: str, key: str) -> None:
         raise UserError(f"{key}.precision: 'fp16' needs a GPU; on a CPU use auto, bf16 or fp32")
 
 
+def check_ranks(device: str, ranks: int) -> None:
+    """See that every rank of a learner can have a device of its own, or all of them the CPU.
+
+    Raises:
+        UserError: there are too few GPUs, or one is named that all would share.
+    """
+    if resolve_device(device).type == "cpu":
+        return
+    present = torch.cuda.device_count()
+    if present < ranks or ":" in device:
+        raise UserError(
+            f"learner.count: {ranks} ranks need a GPU each, with learner.device: {device!r} and "
+            f"{present} here; use fewer ranks, or learner.device: cpu, or cuda where there are enough"
+        )
+
+
 def _cpu_flags() -> frozenset[str]:
     """What Linux says the processor can do; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
