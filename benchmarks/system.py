@@ -187,6 +187,7 @@ def loop(seconds: float) -> Rates:
     from troupe.jobs import load
     from troupe.jobs.roles import policies_of
     from troupe.policies.devices import resolve_device, resolve_precision
+    from troupe.store.replay import Taken
     from troupe_actors import games
     from troupe_actors.recorder import Author
     from troupe_actors.selfplay import Player, run_loop
@@ -227,10 +228,11 @@ def loop(seconds: float) -> Rates:
     for played in rounds:
         for block in played.blocks:
             number += 1
-            credited = algorithms.rows_of(block, algorithm.credit(block))
-            ring.put(f"{number}-0", block.policy, block.oldest, credited)
-        while (policy := ring.ready(0.0)) is not None:
-            trainees[policy].train(ring.take(policy))
+            taken = Taken(f"{number}-0", block, block.nbytes)
+            ring.put(taken, algorithm.credit(block))
+        while ready := ring.ready(0.0):
+            policy = ready[0]
+            trainees[policy].train(ring.take(policy), 0.0)
             players[policy].acting.load(trainees[policy].weights())
             players[policy].version = trainees[policy].updates
             steps += algorithm.plan.batch
