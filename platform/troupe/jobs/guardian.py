@@ -79,9 +79,16 @@ class Herd:
         return self._known
 
     def end(self) -> None:
-        """Kill all of them until none is left; gives up on what cannot be killed."""
+        """Kill all of them until none is left; gives up on what cannot be killed.
+
+        None is left when two looks in a row find none: what is just being started shows no
+        environment for a moment.
+        """
         deadline = time.monotonic() + PATIENCE
-        while (left := self.look()) and time.monotonic() < deadline:
+        empty = 0
+        while empty < 2 and time.monotonic() < deadline:
+            left = self.look()
+            empty = 0 if left else empty + 1
             for process in left:
                 try:
                     process.kill()
