@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 from report import Report
-from running import Run, cpu, running
+from running import cpu, running
 
 JOB = Path(__file__).with_name("jobs") / "ppo_cartpole.yaml"
 WARM_UP = 5.0
@@ -45,21 +44,12 @@ def measure(count: int, seconds: float) -> tuple[float, float]:
     with running(JOB, [f"actors.count={count}", "schedule=async"]) as run:
         run.wait(lambda line: line.get("step", 0) > 0)
         time.sleep(WARM_UP)
-        servers = shared(run)
+        servers = [run.store(), run.worker("weights-0")]
         first, before = run.lines()[-1], cpu(servers)
         time.sleep(seconds)
         last, used = run.lines()[-1], cpu(servers) - before
     steps = last["step"] - first["step"]
     return used / steps * 1e6, steps / (last["time"] - first["time"])
-
-
-def shared(run: Run) -> list[psutil.Process]:
-    """The store and the weight server of a run."""
-    named = [p for p in run.family() if "WeightServer" in " ".join(p.cmdline())]
-    found = [*run.store(), *named]
-    if len(found) != 2:
-        sys.exit(f"found {[p.name() for p in found]} instead of one store and one weight server")
-    return found
 
 
 if __name__ == "__main__":

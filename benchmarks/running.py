@@ -1,6 +1,7 @@
 """Runs as a person starts them, watched from outside: what they trained on, and what that took."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,13 +42,26 @@ class Run:
                     found.append(other)
             except psutil.Error:
                 continue
-        mine = {process.pid for process in found}
-        return found + [p for p in self.store() if p.pid not in mine]
+        store = self.store()  # a server may write over its environment
+        return found if store in found else [*found, store]
 
-    def store(self) -> list[psutil.Process]:
+    def store(self) -> psutil.Process:
         """The Redis-protocol server that was started for the run."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in children if process.name() in SERVERS]
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            if process.name() in SERVERS:
+                return process
+        sys.exit(f"no store runs:\n{tail(self.output)}")
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process whose output goes to that worker's log, such as `weights-0`."""
+        log = str(self.folder / "logs" / f"{name}.log")
+        for process in self.family():
+            try:
+                if os.readlink(f"/proc/{process.pid}/fd/1") == log:
+                    return process
+            except OSError:
+                continue
+        sys.exit(f"{name} does not run:\n{tail(self.output)}")
 
     def wait(self, until: Callable[[dict[str, float]], bool]) -> None:
         """Wait for a line of the journal; exits where the run ends before it."""
