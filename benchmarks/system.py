@@ -3,6 +3,8 @@
 Both play and learn Dou Dizhu as `examples/doudizhu.yaml` says, on the same cores: the run as
 `troupe train` starts it, the loop in one process with two torch threads that plays until a policy
 has a full batch, trains on it, and hands the new weights over in memory. Start-up is left out.
+The learning rate is next to nothing on both sides: policies that learn come to play other games,
+shorter ones and with more forced moves, and not at the same time on both.
 Counted are steps trained on by the learner, and decisions of all actors, between two lines of the
 run's journal. Medians of alternating runs. The policy lag is the mean over a batch, in updates.
 Memory is the most that was seen in a run of its own, evaluator included; pages that n processes
@@ -26,6 +28,7 @@ from report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "examples" / "doudizhu.yaml"
+STILL = "algorithm.optimizer.lr=1.0e-12"
 WARM_UP = 15.0
 GIGABYTE = 1e9
 
@@ -93,7 +96,7 @@ def median(values: Sequence[float]) -> float:
 def whole(seconds: float, override: str, *, weigh: bool) -> Whole:
     """One run as a person starts it, watched from outside; weighing it takes time of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"stop.minutes={(seconds + WARM_UP + 10) / 60}", override]
+        overrides = [f"stop.minutes={(seconds + WARM_UP + 10) / 60}", STILL, override]
         command = [sys.executable, "-m", "troupe.cli", "train", str(JOB), *overrides]
         with open(Path(folder, "output"), "w+b") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
@@ -197,7 +200,7 @@ def loop(seconds: float) -> Rates:
     from troupe_learners.trainee import Hardware, Trainee
 
     torch.set_num_threads(2)
-    job = load.read(JOB, [])
+    job = load.read(JOB, [STILL])
     game = games.load(job.game.name, job.game.rules)
     cpu = resolve_device("cpu")
     dtype = resolve_precision("auto", cpu)

@@ -170,17 +170,6 @@ def test_given_deals_are_played_once() -> None:
     assert not tables.done.any()
 
 
-@pytest.mark.parametrize("wrong", [-1, 10_000])
-def test_a_choice_out_of_range_moves_no_table(wrong: int) -> None:
-    tables = GAME.tables(4, 1)
-    before, choice = snapshot(tables.turn()), np.zeros(4, np.int64)
-    choice[2] = wrong
-    with pytest.raises(ValueError, match=f"choice {wrong} on table 2, which has .* legal moves"):
-        tables.play(choice)
-    assert snapshot(tables.turn()) == before
-    assert (tables.decisions, tables.forced) == (0, 0)
-
-
 @pytest.mark.parametrize("choice", [np.zeros(3, np.int64), np.zeros(4), np.zeros((4, 1), np.int64)])
 def test_a_choice_of_the_wrong_form_is_refused(choice: Choice) -> None:
     with pytest.raises(ValueError, match=r"not int64 \(4,\)"):

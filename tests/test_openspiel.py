@@ -201,14 +201,6 @@ def test_games_that_end_in_time_are_not_truncated():
         assert not turn.truncated.any()
 
 
-def test_a_choice_out_of_range_moves_no_table():
-    tables = game("leduc_poker").tables(2, 0)
-    before = tables.turn().observation["state"].copy()
-    with pytest.raises(ValueError, match="choice 7 on table 1, which has 2 legal moves"):
-        tables.play(np.array([0, 7]))
-    np.testing.assert_array_equal(tables.turn().observation["state"], before)
-
-
 def test_two_plays_of_one_deal_meet_the_same_chance():
     played = game("leduc_poker")
     hands = deals.generate(played, 8, 3).hands

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from troupe.episodes import Array, Columns, Ending, Episodes
 from troupe.policies import Choices, Decisions, Spaces
-from troupe_actors.games import Turn
+from troupe_actors.games import WAIT, Turn
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player, Round, run_loop
 
@@ -36,9 +36,11 @@ class Race:
 
     def play(self, choice: NDArray[np.int64]) -> Turn:
         seat = self.made % 2
-        reward = np.full((self.count, SEATS), 0.5, np.float32)
-        reward[np.arange(self.count), seat] = choice
-        self.made += 1
+        moving = choice != WAIT
+        reward = np.zeros((self.count, SEATS), np.float32)
+        reward[moving] = 0.5
+        reward[moving, seat[moving]] = choice[moving]
+        self.made += moving
         over = np.flatnonzero(self.made == 3 + self.group % 3).tolist()
         ended = [(t, int(self.group[t]), int(self.made[t])) for t in over]
         self.group[over] += self.count

@@ -22,7 +22,7 @@ from troupe.policies import Choices, Spaces, create
 from troupe.store.replay import Outcome, Push
 from troupe.weights.errors import MissingError
 from troupe_actors import games
-from troupe_actors.games import Turn
+from troupe_actors.games import WAIT, Turn
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Exploration, Player, run_loop
 from troupe_actors.sources import make_players
@@ -63,10 +63,11 @@ class ToyTables:
         )
 
     def play(self, choice):
-        assert (choice >= 0).all()
+        moving = choice != WAIT
+        assert (choice >= WAIT).all()
         assert (choice < 1 + (self.group + self.step) % 3).all()
-        self.decisions += self.count
-        self.step += 1
+        self.decisions += moving.sum()
+        self.step += moving
         over = np.flatnonzero(self.step == self.length(self.group))
         payoff = [(group + 0.5, -group - 0.5) for group in self.group[over]]
         self.group[over] += self.count
@@ -197,6 +198,25 @@ def test_each_step_bears_the_version_that_chose_it():
             np.testing.assert_array_equal(block.version[steps], expected)
 
 
+def test_players_move_in_turn_each_on_all_tables_that_wait_for_it():
+    moves = []
+
+    class Watched(LastMove):
+        def __init__(self, seat):
+            self.seat = seat
+
+        def act(self, decisions, random, exploration=0.0):
+            assert (decisions.observation["state"][:, 2:] == (7 if self.seat else 0)).all()
+            moves.append((self.seat, len(decisions.offsets) - 1))
+            return super().act(decisions, random, exploration)
+
+    players = [Player(f"p{s}", (s,), toy_spaces(1), Watched(s)) for s in range(2)]
+    play(ToyTables(64), players, 200)
+    assert [seat for seat, _ in moves] == [0, 1] * 100
+    # A game of an odd number of moves ends with seat 0, which is then to move again: it waits.
+    assert np.mean([count for _, count in moves]) > 40
+
+
 def test_no_seat_is_named_in_the_loop():
     game = games.load("doudizhu", {})
     for module in (
@@ -233,7 +253,7 @@ def a_job(**changes):
 def doudizhu_blocks(seed):
     torch.manual_seed(5)
     game, job = games.load("doudizhu", {}), a_job()
-    return play(game.tables(8, seed), make_players(job, game), 150, block_steps=100)
+    return play(game.tables(8, seed), make_players(job, game), 300, block_steps=100)
 
 
 def test_doudizhu_games_have_one_result_for_all_seats():

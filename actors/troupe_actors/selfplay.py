@@ -1,5 +1,6 @@
 """Self-play: policies play a game against each other on many tables at once. Seats are data."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from troupe.episodes import Array, Columns, Episodes
 from troupe.policies import Acting, Choices, Decisions, Spaces
-from troupe_actors.games import FreeTables, Tables, Turn, cut, rows_of
+from troupe_actors.games import WAIT, FreeTables, Tables, Turn, cut, rows_of
 from troupe_actors.recorder import Author, Recorder
 
 
@@ -49,7 +50,7 @@ class Exploration:
 
 
 class Round(NamedTuple):
-    """What came of one move on every table."""
+    """What came of one player's moves."""
 
     blocks: list[Episodes]
     """Those that have become full."""
@@ -70,8 +71,10 @@ def run_loop(
     seating: NDArray[np.int64] | None = None,
     games: int | None = None,
 ) -> Iterator[Round]:
-    """Play; yields after every move on all tables. Between two yields the caller may load new weights
-    into a player and set its version.
+    """Play; the players move in turn, each on all tables that wait for it. Yields after each.
+
+    So tables go round in one wave, and a network gets many rows at once. Between two yields the
+    caller may load new weights into a player and set its version.
 
     Args:
         exploration: by the version of a player's weights, how much it explores.
@@ -85,23 +88,23 @@ def run_loop(
     if seating is None:
         seating = np.tile(_own_seats(players, seats), (count, 1))
     seated = [_Seated(player, seating.shape, block_steps, author) for player in players]
-    every = np.arange(count)
     action = _unlisted(players, count) if isinstance(tables, FreeTables) else None
     left = np.full(count, -1 if games is None else games)
     earlier = np.zeros(seating.shape, np.float32)
     """[T, seats]: what each seat got in moves before this one."""
-    while left.any():
-        choice = np.zeros(count, np.int64)
-        to_move = seating[every, turn.seat]
-        if games is not None:  # who has played them all makes any moves, until the others have too
-            to_move = np.where(left > 0, to_move, -1)
-        for number, one in enumerate(seated):
-            waiting = np.flatnonzero(to_move == number)
-            if waiting.size:
-                choices = one.decide(turn, waiting, random, exploration)
-                choice[waiting] = choices.choice
-                if action is not None and choices.action.ndim > 1:
-                    action[waiting, : choices.action.shape[1]] = choices.action
+    for number in itertools.cycle(range(len(seated))):
+        if not left.any():
+            break
+        playing = np.flatnonzero(left)
+        to_move = seating[playing, turn.seat[playing]]
+        waiting = playing[to_move == number]
+        if not waiting.size:
+            continue
+        choices = seated[number].decide(turn, waiting, random, exploration)
+        choice = np.full(count, WAIT)
+        choice[waiting] = choices.choice
+        if action is not None and choices.action.ndim > 1:
+            action[waiting, : choices.action.shape[1]] = choices.action
         if action is None:
             turn = tables.play(choice)
         else:

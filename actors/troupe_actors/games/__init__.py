@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces as gym
@@ -12,6 +12,9 @@ from troupe.config import parse
 from troupe.episodes import Array, Columns
 from troupe.plugins import find
 from troupe.policies import Spaces
+
+WAIT: Final = -1
+"""The choice that leaves a table as it stands."""
 
 
 class Turn(NamedTuple):
@@ -48,7 +51,7 @@ class Turn(NamedTuple):
 
 
 class Tables(Protocol):
-    """T tables of one game, advanced together."""
+    """T tables of one game, each call advancing all of them or some."""
 
     decisions: int
     """Moves made so far over all tables, forced ones included."""
@@ -61,6 +64,8 @@ class Tables(Protocol):
 
     def play(self, choice: NDArray[np.int64]) -> Turn:
         """Make one move a table: `choice[t]` counts from 0 among the legal moves of table t.
+
+        A table whose choice is `WAIT` is left as it stands.
 
         Finished games are dealt anew at once. With `skip_forced`, single legal moves are then made
         until every table has a real decision.

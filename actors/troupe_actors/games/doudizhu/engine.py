@@ -5,6 +5,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from troupe_actors.games import WAIT
 from troupe_actors.games.doudizhu import features
 from troupe_actors.games.doudizhu.cards import HAND_SIZES, counts, deal, deal_key, size, thermometer
 from troupe_actors.games.doudizhu.compiled import compiled
@@ -167,7 +168,7 @@ def choose(
     forced = 0
     for t in range(len(tables)):
         table: Table = tables[t]
-        if table.done:
+        if table.done or choice[t] == WAIT:
             continue
         options = offsets[t + 1] - offsets[t]
         if choice[t] < 0 or choice[t] >= options:
@@ -193,7 +194,7 @@ def advance(
 
     Args:
         moves, offsets: the legal moves that were chosen among, replaced by the next ones.
-        choice: [T], or [0] to make no move.
+        choice: [T], `WAIT` where none is made; or [0] to make no move.
         ended, payoff: [T], [T, 3]: filled from the front with the games that end.
         totals: decisions and forced decisions so far, [2].
 
@@ -212,7 +213,7 @@ def advance(
         if table.done:
             continue
         over = False
-        if len(choice):
+        if len(choice) and choice[t] != WAIT:
             over = make(table, table.chosen)
             totals[0] += 1
         while True:

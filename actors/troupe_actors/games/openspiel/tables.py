@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from troupe import seeding
 from troupe.episodes import Columns
 from troupe.errors import TroupeError
-from troupe_actors.games import Turn
+from troupe_actors.games import WAIT, Turn
 from troupe_actors.games.openspiel.chance import Uniforms
 from troupe_actors.games.openspiel.stages import Observer, Stage, Stages, drawn, nowhere
 
@@ -97,14 +97,14 @@ class Tables:
         """
         chosen: list[int] = choice.tolist()
         for t, (index, stage) in enumerate(zip(chosen, self._stages, strict=True)):
-            if not 0 <= index < len(stage.legal) and not self.done[t]:
+            if not 0 <= index < len(stage.legal) and index != WAIT and not self.done[t]:
                 raise ValueError(
                     f"choice {index} on table {t}, which has {len(stage.legal)} legal moves"
                 )
         self._reward[:] = 0.0
         for t, index in enumerate(chosen):
             stage = self._stages[t]
-            if stage.legal:
+            if stage.legal and index != WAIT:
                 self._moves[t] += 1
                 self.decisions += 1
                 self._arrive(t, self._settle(t, self._dynamics.after(stage, stage.legal[index])))

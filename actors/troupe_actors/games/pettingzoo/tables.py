@@ -11,7 +11,7 @@ from troupe import seeding
 from troupe.episodes import Array, Columns
 from troupe.errors import TroupeError
 from troupe_actors.environments.faults import Failures
-from troupe_actors.games import Turn
+from troupe_actors.games import WAIT, Turn
 from troupe_actors.games.pettingzoo.making import Env
 from troupe_actors.games.pettingzoo.seats import Seats
 from troupe_actors.games.pettingzoo.table import Table
@@ -156,8 +156,8 @@ class Tables:
             table.close()
 
     def _chosen(self, table: Table, index: int, action: Array) -> Array | int | None:
-        """The move that a choice stands for; None where nobody plays."""
-        if table.over:
+        """The move that a choice stands for; None where none is made."""
+        if table.over or index == WAIT:
             return None
         row = table.row
         if self._seats.each[table.seat].count:
