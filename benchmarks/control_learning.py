@@ -24,6 +24,8 @@ from troupe_actors import trials
 
 JOBS = Path(__file__).with_name("jobs")
 SEEDS = (1, 2, 3)
+RETURN = "actor/return/agent"
+"""In a journal: the mean return of the newest episodes."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def learn(case: Case, seed: int, base: Path, episodes: int) -> Outcome:
     folder, seconds = train(case.job, [f"seed={seed}"], base / f"{case.label}-{seed}")
     result = trials.evaluate_run(folder, episodes)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    curve = [(line["step"], line["return"]) for line in lines if line.get("return") is not None]
+    curve = [(line["step"], line[RETURN]) for line in lines if line.get(RETURN) is not None]
     return Outcome(seed, float(result.returns.mean()), seconds / 60, thinned(curve))
 
 
