@@ -96,6 +96,9 @@ class Shelf:
             newest = self.newest.get(policy, -1)
             return newest if newest > newer_than else None
 
+    def at_hand(self, policy: str) -> None:
+        """Nothing comes with its notice."""
+
     def fetch(self, policy: str, version: int | None = None) -> Weights:
         self.fetched.append((policy, version))
         with self.changed:

@@ -52,12 +52,13 @@ class Running:
     ) -> None:
         self.metrics = Metrics()
         self.address = ""
+        self.folder = folder / "newest"
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         serving = serve(
-            folder / "newest",
+            self.folder,
             token=TOKEN,
             on_ready=self._on_ready,
             stop=self._stop,
@@ -443,3 +444,21 @@ def test_an_older_version_is_fetched_once_by_a_node_too(server: Running, tmp_pat
         assert (other.fetch("p", 0).tensors["a"] == 0).all()
         assert server.metrics.snapshot()["bytes_sent"] == sent
         assert (other.fetch("p").tensors["a"] == 1).all()
+
+
+def test_on_the_servers_node_nothing_is_fetched(server: Running, tmp_path: Path) -> None:
+    large = np.zeros(100_000, np.float32)
+    with connected(server, tmp_path / "node", served=server.folder) as near:
+        assert near.latest("p") is None
+        assert near.at_hand("p") is None
+        held = []
+        for version in range(6):
+            near.publish("p", version, {"a": large + version})
+            assert near.wait("p", version - 1, 10.0) == version
+            found = near.at_hand("p")
+            assert found is not None
+            assert (found.version, near.fetch("p").version) == (version, version)
+            held.append(found)
+        assert server.metrics.snapshot().get("bytes_sent", 0) == 0
+    # Files that are written over are not those that somebody still reads.
+    assert all((weights.tensors["a"] == weights.version).all() for weights in held)

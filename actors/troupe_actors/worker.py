@@ -4,7 +4,8 @@ import logging
 import os
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from troupe.episodes import Episodes
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.store.lockstep import Place, Places
 from troupe.store.replay import Outcome
+from troupe.weights.client import Weights
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
 from troupe_actors import sources
 from troupe_actors.opponents import RunBench
@@ -56,6 +58,9 @@ class Session:
         self._slot = setting.slot
         self._weights = ends.weights
         self._ends = ends
+        self._background = ThreadPoolExecutor(1, "weights-fetch")
+        self._coming: dict[str, Future[Weights]] = {}
+        """Weights that were sent for, by policy."""
         self._stop = ends.reporter.stop
         self._metrics = ends.metrics
         self._scores = Scores(ends)
@@ -66,7 +71,9 @@ class Session:
 
     def run(self) -> None:
         """See `Actor.run`."""
-        with closing(self._source):
+        with ExitStack() as stack:
+            stack.callback(self._source.close)
+            stack.callback(self._background.shutdown, wait=False, cancel_futures=True)
             if self._job.schedule == "lockstep":
                 self._run_turns()
             else:
@@ -92,11 +99,22 @@ class Session:
         return True
 
     def _refresh(self) -> None:
-        """Swap in newer weights. While they cannot be had, playing goes on with those that are here."""
+        """Swap in newer weights that have come, and send for those that have not.
+
+        Meanwhile, and while they cannot be had, playing goes on with those that are here.
+        """
         for player in self._source.players:
-            if self._weights.latest(player.policy) not in (None, player.version):
+            policy = player.policy
+            if policy not in self._coming:
+                if self._weights.latest(policy) in (None, player.version):
+                    continue
+                if weights := self._weights.at_hand(policy):
+                    self._take(player, weights)
+                else:
+                    self._coming[policy] = self._background.submit(self._weights.fetch, policy)
+            elif self._coming[policy].done():
                 try:
-                    self._load(player)
+                    self._take(player, self._coming.pop(policy).result())
                 except (DamagedError, MissingError, UnreachableError) as error:
                     self._metrics.add("weight_misses")
                     log.info("%s; trying again", error)
@@ -156,7 +174,9 @@ class Session:
         return True
 
     def _load(self, player: Player, version: int | None = None) -> None:
-        weights = self._weights.fetch(player.policy, version)
+        self._take(player, self._weights.fetch(player.policy, version))
+
+    def _take(self, player: Player, weights: Weights) -> None:
         player.acting.load(weights.tensors)
         player.version = weights.version
         self._metrics.add("weight_updates")

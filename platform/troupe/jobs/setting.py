@@ -20,6 +20,8 @@ STORE_URL = "TROUPE_STORE_URL"
 WEIGHTS_TOKEN = "TROUPE_WEIGHTS_TOKEN"
 RUN_FOLDER = "TROUPE_RUN_FOLDER"
 NODE_FOLDER = "TROUPE_NODE_FOLDER"
+SERVED = "served"
+"""In the node's folder: where the weight server keeps its versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class WorkerSetting:
                 _whereabouts(board),
                 token=self.weights_token,
                 folder=self.node_folder / "weights",
+                served=self.node_folder / SERVED,
                 attempt=attempt,
                 keep=KEEP + job.lag,
             )

@@ -5,6 +5,7 @@ computed once and added to each action's share.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from troupe.episodes import Array, Columns
-from troupe.errors import TroupeError
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Choices, Decisions, Spaces
 from troupe.policies.action_value import ActionValue
 from troupe.policies.choosing import epsilon_greedy
 from troupe.policies.kernels import Linear, Memory
+from troupe.policies.tensors import Tensors
 
 # oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few;
 # rounding further would spend more on rows that nobody needs than it saves.
@@ -39,7 +40,12 @@ class ActionValueActor:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self._model = ActionValue(spaces, network).to(device, precision).requires_grad_(False)
+        self._given = ActionValue(spaces, network).requires_grad_(False)
+        """With the weights as they arrive."""
+        self._tensors = Tensors(self._given)
+        self._model = self._given
+        if (device.type, precision) != ("cpu", torch.float32):
+            self._model = deepcopy(self._given).to(device, precision)
         self._layout = self._model.layout
         self._device = device
         self._precision = precision
@@ -70,20 +76,14 @@ class ActionValueActor:
             return result
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """Take float32 weights by parameter name, whole or not at all.
+        """Take weights by parameter name, whole or not at all.
 
         Raises:
-            TroupeError: they are not the parameters of this network.
+            TroupeError: they are not the tensors of this network.
         """
-        needed = {name: tuple(held.shape) for name, held in self._model.state_dict().items()}
-        given = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
-        wrong = sorted(name for name in needed | given if needed.get(name) != given.get(name))
-        if wrong:
-            raise TroupeError(
-                f"weights: {wrong[0]} is {given.get(wrong[0], 'missing')} in float32, this network "
-                f"has {needed.get(wrong[0], 'none')}: they are of another game or `network`"
-            )
-        self._model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+        self._tensors.load(tensors)
+        if self._model is not self._given:
+            self._model.load_state_dict(self._given.state_dict())
         self._prepare()
 
     def _prepare(self) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -41,6 +41,7 @@ class WeightsClient:
         *,
         token: str,
         folder: Path,
+        served: Path | None = None,
         tls: Tls | None = None,
         attempt: int = 0,
         publisher: str = "learner-0",
@@ -54,6 +55,7 @@ class WeightsClient:
             address: gives `host:port` of the server as it is now, or None while it is not known.
             folder: memory-backed and shared by the processes of a node: each version is fetched
                 there once.
+            served: the server's own folder, which only its node has: there nothing is fetched.
             attempt: how often the run had been started before; goes with what is published.
             publisher: who publishes, such as `learner-0`.
             keep: newest versions of each policy that stay in `folder`.
@@ -62,6 +64,8 @@ class WeightsClient:
         self._channel = Channel(address, token, tls, patience)
         self._watch = Watch(self._channel, max_bytes)
         self._shelf = Shelf(folder)
+        self._shelves = [self._shelf] if served is None else [Shelf(served), self._shelf]
+        """Where versions are found that this node has already."""
         self._attempt = attempt
         self._publisher = publisher
         self._patience = patience
@@ -123,6 +127,10 @@ class WeightsClient:
         key = self._watch.wait(policy, newer_than, timeout)
         return None if key is None else key.version
 
+    def at_hand(self, policy: str) -> Weights | None:
+        """The newest version, if this node has it; else it is to be fetched."""
+        return self._watch.carried(policy, None) or self._cached(policy, self._known(policy, None))
+
     def fetch(self, policy: str, version: int | None = None) -> Weights:
         """A version, or the newest one: whole and verified.
 
@@ -131,25 +139,17 @@ class WeightsClient:
             DamagedError: what arrived does not match its checksums.
             WeightsError: it could not be fetched for another reason.
         """
-        newest = self._watch.newest(policy, self._patience)
-        if carried := self._watch.carried(policy, version):
-            return carried
-        wanted = newest if version is None or newest is None else Key(newest.attempt, version)
-        stored = self._cached(policy, wanted)
-        if stored is None:
+        wanted = self._known(policy, version)
+        found = self._watch.carried(policy, version) or self._cached(policy, wanted)
+        if found is None:
             with self._locked(policy):
-                stored = self._cached(policy, wanted)
-                if stored is None:
-                    stored = self._channel.retry(
+                found = self._cached(policy, wanted) or _weights(
+                    policy,
+                    self._channel.retry(
                         lambda channel, timeout: self._download(policy, version, channel, timeout)
-                    )
-        return Weights(
-            policy,
-            stored.key.version,
-            stored.tensors(),
-            bfloat16_of(stored.manifest),
-            stored.key.attempt,
-        )
+                    ),
+                )
+        return found
 
     def pin(self, policy: str, version: int) -> None:
         """Keep a version in the run's folder for as long as the run is kept.
@@ -169,14 +169,18 @@ class WeightsClient:
         self._channel.close()
         self._watch.join()
 
-    def _cached(self, policy: str, key: Key | None) -> Stored | None:
-        """A version that a process of this node has fetched."""
-        if key is None:
-            return None
-        try:
-            return self._shelf.open(policy, key)
-        except (MissingError, DamagedError):
-            return None
+    def _known(self, policy: str, version: int | None) -> Key | None:
+        """The key of a version, or of the newest one, as far as it is known here."""
+        newest = self._watch.newest(policy, self._patience)
+        return newest if version is None or newest is None else Key(newest.attempt, version)
+
+    def _cached(self, policy: str, key: Key | None) -> Weights | None:
+        """A version that this node has: the server is here, or another process has fetched it."""
+        if key is not None:
+            for shelf in self._shelves:
+                with suppress(MissingError, DamagedError):
+                    return _weights(policy, shelf.open(policy, key))
+        return None
 
     def _download(
         self, policy: str, version: int | None, channel: grpc.Channel, timeout: float
@@ -212,6 +216,11 @@ class WeightsClient:
             yield
         finally:
             os.close(handle)
+
+
+def _weights(policy: str, stored: Stored) -> Weights:
+    key, manifest = stored.key, stored.manifest
+    return Weights(policy, key.version, stored.tensors(), bfloat16_of(manifest), key.attempt)
 
 
 def _try_lock(handle: int) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from troupe.jobs.setting import Connections, WorkerSetting
+from troupe.jobs.setting import SERVED, Connections, WorkerSetting
 from troupe.store import StoreError
 from troupe.store.board import Board
 from troupe.weights.server import KEEP, PortError, serve
@@ -40,7 +40,7 @@ class WeightServer:
 
         try:
             await serve(
-                self._setting.node_folder / "served",
+                self._setting.node_folder / SERVED,
                 token=self._setting.weights_token,
                 on_ready=announce,
                 stop=stop,
