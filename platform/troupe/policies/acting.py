@@ -22,7 +22,7 @@ from troupe.policies.tensors import Tensors
 
 # oneDNN keeps code and scratch space for every shape it meets, so shapes are rounded up to few;
 # rounding further would spend more on rows that nobody needs than it saves.
-ROUND_ROWS = 32
+ROUND_ROWS = 64
 ROUND_STATES = 16
 
 
