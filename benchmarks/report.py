@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -78,7 +79,7 @@ class Report:
         if self.options.save:
             document = {
                 "benchmark": self.name,
-                "command": " ".join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]]),
+                "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
                 "date": datetime.date.today().isoformat(),
                 "device": _device(),
                 "rows": rows,
