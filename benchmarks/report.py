@@ -79,7 +79,9 @@ class Report:
         if self.options.save:
             document = {
                 "benchmark": self.name,
-                "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+                "command": shlex.join(
+                    ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+                ),
                 "date": datetime.date.today().isoformat(),
                 "device": _device(),
                 "rows": rows,
