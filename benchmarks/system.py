@@ -17,17 +17,15 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 from report import Report
+from running import EXAMPLES, cpu, running
 
-ROOT = Path(__file__).resolve().parents[1]
-JOB = ROOT / "examples" / "doudizhu.yaml"
+JOB = EXAMPLES / "doudizhu.yaml"
 STILL = "algorithm.optimizer.lr=1.0e-12"
 WARM_UP = 15.0
 GIGABYTE = 1e9
@@ -95,24 +93,24 @@ def median(values: Sequence[float]) -> float:
 
 def whole(seconds: float, override: str, *, weigh: bool) -> Whole:
     """One run as a person starts it, watched from outside; weighing it takes time of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"stop.minutes={(seconds + WARM_UP + 10) / 60}", STILL, override]
-        command = [sys.executable, "-m", "troupe.cli", "train", str(JOB), *overrides]
-        with open(Path(folder, "output"), "w+b") as output:
-            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-            try:
-                lines, cpu, memory = _watch(
-                    process, Path(folder, "runs/doudizhu-1"), seconds, weigh
-                )
-            finally:
-                process.terminate()
-                process.wait()
+    minutes = (seconds + WARM_UP + 10) / 60
+    with running(JOB, [f"stop.minutes={minutes}", STILL, override]) as run:
+        run.wait(lambda line: True)
+        time.sleep(WARM_UP)
+        start, before, begun = len(run.lines()), cpu(run.family()), time.monotonic()
+        memory = 0.0
+        while time.monotonic() < begun + seconds:
+            time.sleep(5.0)
+            if weigh:
+                memory = max(memory, sum(_shared_once(p) for p in run.family()))
+        used = (cpu(run.family()) - before) / (time.monotonic() - begun)
+        lines = run.lines()[start:]
     first, last = lines[0], lines[-1]
     passed = last["time"] - first["time"]
     rates = Rates(
         decisions=(last["decisions"] - first["decisions"]) / passed,
         steps=(last["step"] - first["step"]) / passed,
-        cpu=cpu,
+        cpu=used,
     )
     return Whole(
         rates=rates,
@@ -122,47 +120,6 @@ def whole(seconds: float, override: str, *, weigh: bool) -> Whole:
         capacity=last["learner/capacity_steps"],
         memory=memory,
     )
-
-
-def _watch(
-    process: "subprocess.Popen[bytes]", run: Path, seconds: float, weigh: bool
-) -> tuple[list[dict[str, float]], float, float]:
-    """The journal's lines of the measured time, CPU-seconds per second, and the most memory."""
-    journal = run / "metrics.jsonl"
-    while not (journal.exists() and journal.stat().st_size):
-        if process.poll() is not None:
-            sys.exit(f"the run ended before it began: exit code {process.returncode}")
-        time.sleep(0.2)
-    time.sleep(WARM_UP)
-    start, before, begun = len(_read(journal)), _cpu(process, run), time.monotonic()
-    memory = 0.0
-    while time.monotonic() < begun + seconds:
-        time.sleep(5.0)
-        if weigh:
-            memory = max(memory, sum(_shared_once(p) for p in _family(process, run)))
-    cpu = (_cpu(process, run) - before) / (time.monotonic() - begun)
-    return _read(journal)[start:], cpu, memory
-
-
-def _read(journal: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in journal.read_text().splitlines()]
-
-
-def _family(process: "subprocess.Popen[bytes]", run: Path) -> list[psutil.Process]:
-    """The launcher and every process that was told of the run's folder."""
-    found = [psutil.Process(process.pid)]
-    for other in psutil.process_iter():
-        try:
-            if other.environ().get("TROUPE_RUN_FOLDER") == str(run):
-                found.append(other)
-        except psutil.Error:
-            continue
-    return found
-
-
-def _cpu(process: "subprocess.Popen[bytes]", run: Path) -> float:
-    times = [p.cpu_times() for p in _family(process, run)]
-    return sum(t.user + t.system for t in times)
 
 
 def _shared_once(process: psutil.Process) -> float:
@@ -202,16 +159,16 @@ def loop(seconds: float) -> Rates:
     torch.set_num_threads(2)
     job = load.read(JOB, [STILL])
     game = games.load(job.game.name, job.game.rules)
-    cpu = resolve_device("cpu")
-    dtype = resolve_precision("auto", cpu)
+    device = resolve_device("cpu")
+    dtype = resolve_precision("auto", device)
     algorithm = algorithms.load(job.algorithm)
     spaces = policies_of(job)
     trainees = {
-        name: Trainee(name, held, job.network, algorithm, Hardware(cpu, dtype), job.seed)
+        name: Trainee(name, held, job.network, algorithm, Hardware(device, dtype), job.seed)
         for name, held in spaces.items()
     }
     players = {
-        name: Player(name, (seat,), held, policies.create_acting(held, job.network, cpu, dtype))
+        name: Player(name, (seat,), held, policies.create_acting(held, job.network, device, dtype))
         for seat, (name, held) in enumerate(spaces.items())
     }
     for name, player in players.items():
