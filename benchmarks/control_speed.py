@@ -18,6 +18,8 @@ from running import rate
 
 JOBS = Path(__file__).with_name("jobs")
 WARM_UP = 5.0
+TOGETHER = "actors.colocated=true"
+"""The actor plays in the learner's process; elsewhere it is one of its own."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ CASES = (
         JOBS / "ppo_cartpole.yaml",
         {"sb3": ("ppo",), "rllib": ()},
         (
-            Ours("lockstep", ("schedule=lockstep", "lag=0"), {"sb3": 2.0}),
-            Ours("lag 1", ("schedule=lockstep", "lag=1"), {}),
+            Ours("lockstep", ("lag=0", TOGETHER), {"sb3": 2.0}),
+            Ours("lag 1", ("lag=1", TOGETHER), {}),
+            Ours("lockstep, actor apart", ("lag=0",), {}),
+            Ours("lag 1, actor apart", ("lag=1",), {}),
             Ours("async", ("schedule=async",), {}),
         ),
         fastest={"sb3": 3.0, "rllib": 6.0},
@@ -61,8 +65,9 @@ CASES = (
         JOBS / "a2c_cartpole.yaml",
         {"sb3": ("a2c",)},
         (
-            Ours("lockstep", ("schedule=lockstep", "lag=0"), {"sb3": 1.4}),
-            Ours("lag 1", ("schedule=lockstep", "lag=1"), {"sb3": 2.5}),
+            Ours("lockstep", ("lag=0", TOGETHER), {"sb3": 1.4}),
+            Ours("lag 1", ("lag=1", TOGETHER), {"sb3": 2.5}),
+            Ours("lag 1, actor apart", ("lag=1",), {}),
         ),
     ),
     Case(

@@ -54,7 +54,11 @@ class Crew:
         before = self.board.get("launch") or {"attempt": 0}
         attempt = int(str(before["attempt"])) + 1
         self.board.put("launch", {"job": dump(self.job), "attempt": attempt})
-        slots = {"weights": 1, "learner": self.job.learner.count, "actor": self.job.actors.count}
+        slots = {
+            "weights": 1,
+            "learner": self.job.learner.count,
+            "actor": 0 if self.job.actors.colocated else self.job.actors.count,
+        }
         self.posts: dict[tuple[str, int], BaseProcess] = {}
         for role, count in slots.items():
             for slot in range(count):

@@ -2,12 +2,10 @@
 
 import logging
 import os
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
-import numpy as np
 import torch
 
 from troupe.episodes import Episodes
@@ -20,14 +18,12 @@ from troupe_actors import sources
 from troupe_actors.opponents import RunBench
 from troupe_actors.recorder import Author
 from troupe_actors.selfplay import Player
-from troupe_actors.sources import Played, Score
+from troupe_actors.tally import Tally
 
 log = logging.getLogger("troupe.actor")
 
 _WAIT_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-_NEWEST = 100
-"""Episodes whose mean return is told."""
 
 
 class Actor:
@@ -63,7 +59,7 @@ class Session:
         """Weights that were sent for, by policy."""
         self._stop = ends.reporter.stop
         self._metrics = ends.metrics
-        self._scores = Scores(ends)
+        self._tally = Tally(ends.metrics)
         author = Author(setting.name, ends.incarnation, ends.attempt)
         self._names = (setting.role, setting.slot, ends.attempt, ends.incarnation)
         self._bench = RunBench(ends) if ends.job.opponents is not None else None
@@ -85,7 +81,7 @@ class Session:
         if not self._wait_for_weights():
             return
         for played in self._source.stream(*self._names):
-            self._count(played)
+            self._tally.add(played)
             if not self._push(played.blocks) or self._stop.is_set():
                 return
             self._refresh()
@@ -135,7 +131,7 @@ class Session:
                 return
             loaded = version
             played = self._source.turn(turn)
-            self._count(played)
+            self._tally.add(played)
             if not self._push(played.blocks):
                 return
             turn += 1
@@ -201,29 +197,3 @@ class Session:
                 case Outcome.STOPPED:
                     return False
         return True
-
-    def _count(self, played: Played) -> None:
-        self._metrics.add("decisions", played.decisions)
-        self._metrics.add("forced", played.forced)
-        self._metrics.add("episodes", played.episodes)
-        self._metrics.add("env_restarts", played.restarts)
-        for score in played.scores:
-            self._scores.add(score)
-
-
-class Scores:
-    """Mean return and length of each policy's newest episodes, as gauges."""
-
-    def __init__(self, ends: Connections) -> None:
-        self._metrics = ends.metrics
-        self._newest: defaultdict[str, deque[tuple[float, int]]] = defaultdict(
-            lambda: deque(maxlen=_NEWEST)
-        )
-
-    def add(self, score: Score) -> None:
-        """Take in episodes that ended."""
-        newest = self._newest[score.policy]
-        newest.extend(zip(score.returns.tolist(), score.lengths.tolist(), strict=True))
-        returned, length = np.mean(list(newest), axis=0).tolist()
-        self._metrics.set(f"return/{score.policy}", returned)
-        self._metrics.set(f"length/{score.policy}", length)

@@ -105,8 +105,8 @@ def moments(value: Tensor, mask: Tensor | None = None) -> Tensor:
         float64 [3].
     """
     kept = value.double() if mask is None else value.double().masked_fill(~mask, 0.0)
-    count = torch.full_like(kept, 1.0) if mask is None else mask.double()
-    return torch.stack([count.sum(), kept.sum(), kept.square().sum()])
+    count = kept.new_tensor(len(kept)) if mask is None else mask.sum().double()
+    return torch.stack([count, kept.sum(), kept.dot(kept)])
 
 
 def normalise(value: Tensor, totals: Tensor, eps: float = 1e-8) -> Tensor:

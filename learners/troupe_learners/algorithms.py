@@ -245,31 +245,6 @@ class Adaptive(Protocol):
         ...
 
 
-def extended(batch: Batch) -> tuple[Steps, Tensor, Tensor]:
-    """A batch with each fragment's final observation as one step more, to value both in one pass.
-
-    A batch without final observations has only fragments that terminated. Nothing is worth anything
-    after them, so what is seen there does not matter: their last step is repeated.
-
-    Returns:
-        Steps: S + N of them, without actions.
-        int64 [S]: where the batch's own steps lie in them.
-        int64 [N]: where the final observations lie.
-    """
-    length = batch.fragment["length"]
-    ends = (length + 1).cumsum(0) - 1
-    own = torch.ones(batch.steps + len(length), dtype=torch.bool, device=length.device)
-    own[ends] = False
-    rows = own.nonzero().squeeze(1)
-    observation = {}
-    for name, column in batch.observation.items():
-        both = column.new_empty((len(own), *column.shape[1:]))
-        both[rows] = column
-        both[ends] = batch.final[name] if batch.final else column[length.cumsum(0) - 1]
-        observation[name] = both
-    return Steps(observation, None, length + 1, batch.initial), rows, ends
-
-
 def load(options: Mapping[str, object]) -> Algorithm:
     """The algorithm of a job: `options` has its `name` and the options of its `Config`.
 

@@ -61,8 +61,8 @@ class Intake:
         self._closing.set()
         self._thread.join()
 
-    def check(self) -> None:
-        """Raise what ended the thread, if something did."""
+    def gather(self) -> None:
+        """Blocks come by themselves: raise what ended the thread, if something did."""
         if self._error is not None:
             raise self._error
 
@@ -80,7 +80,7 @@ class Intake:
                     continue
                 self._take()
                 self._look()
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `gather`
             self._error = error
             self._feed.wake()
 

@@ -11,8 +11,7 @@ from troupe.errors import UserError
 from troupe.policies import ACTION, Policy
 from troupe.policies.normaliser import Moments
 from troupe_learners import batches
-from troupe_learners.advantages import moments
-from troupe_learners.algorithms import Batch, Loss, Roles, Totals, extended
+from troupe_learners.algorithms import Batch, Loss, Roles, Totals
 from troupe_learners.losses import actor_critic, policy_gradient, value_error
 from troupe_learners.returns import last_steps, linear_recurrence
 
@@ -85,21 +84,69 @@ class Look(NamedTuple):
 
 def look(batch: Batch, policy: Policy, want: Collection[str], limit: int | None) -> Look:
     """Evaluate a batch and the states that its fragments ended in, as `evaluated` does."""
-    steps, rows, ends = extended(batch)
-    column = batch.action[ACTION]
-    action = column.new_zeros((len(rows) + len(ends), *column.shape[1:]))
-    action[rows] = column
-    assert steps.length is not None
-    longer = Batch(
-        observation=steps.observation,
-        action={ACTION: action},
-        step={"row": torch.arange(len(action), device=action.device)},
-        fragment={"length": steps.length},
-        initial=steps.initial,
-    )
+    longer, own, ends = _interleaved(batch) if batch.initial else _extended(batch)
     outputs = evaluated(longer, policy, {"value", *want}, limit)
-    own = {name: tensor[rows] for name, tensor in outputs.items()}
-    return Look(own, outputs["value"][ends])
+    steps = {name: tensor[own] for name, tensor in outputs.items()}
+    return Look(steps, outputs["value"][ends])
+
+
+def _extended(batch: Batch) -> tuple[Batch, slice, slice]:
+    """A batch with the final observations behind its S steps, to value all in one pass.
+
+    A batch without final observations has only fragments that terminated. Nothing is worth anything
+    after them, so what is seen there does not matter: their last step is repeated.
+
+    Returns:
+        Batch: of S + N steps; at the last N nothing is done.
+        slice: where the batch's own steps lie in it.
+        slice: where the final observations lie.
+    """
+    steps, final = batch.steps, _final(batch)
+    action = batch.action[ACTION]
+    nothing = action.new_zeros((len(batch.fragment["length"]), *action.shape[1:]))
+    longer = Batch(
+        observation={n: torch.cat([column, final[n]]) for n, column in batch.observation.items()},
+        action={ACTION: torch.cat([action, nothing])},
+        step={"row": torch.arange(steps + len(nothing), device=action.device)},
+    )
+    return longer, slice(steps), slice(steps, None)
+
+
+def _interleaved(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+    """The same for a policy that remembers: each final observation behind its own fragment.
+
+    Returns:
+        Batch: of S + N steps.
+        int64 [S]: where the batch's own steps lie in it.
+        int64 [N]: where the final observations lie.
+    """
+    length, final = batch.fragment["length"], _final(batch)
+    ends = (length + 1).cumsum(0) - 1
+    ours = torch.ones(batch.steps + len(length), dtype=torch.bool, device=length.device)
+    ours[ends] = False
+    rows = ours.nonzero().squeeze(1)
+
+    def spread(column: Tensor, last: Tensor | None) -> Tensor:
+        both = column.new_zeros((len(ours), *column.shape[1:]))
+        both[rows] = column
+        if last is not None:
+            both[ends] = last
+        return both
+
+    longer = Batch(
+        observation={n: spread(column, final[n]) for n, column in batch.observation.items()},
+        action={ACTION: spread(batch.action[ACTION], None)},
+        step={"row": torch.arange(len(ours), device=length.device)},
+        fragment={"length": length + 1},
+        initial=batch.initial,
+    )
+    return longer, rows, ends
+
+
+def _final(batch: Batch) -> Mapping[str, Tensor]:
+    """By name, [N, ...]: the observation after each fragment, where it matters."""
+    last = last_steps(batch.fragment["length"])
+    return batch.final or {name: column[last] for name, column in batch.observation.items()}
 
 
 def evaluated(
@@ -229,11 +276,8 @@ def explained_variance(batch: Batch, roles: Roles) -> Tensor:
     do not vary.
     """
     value, target = batch.step["value"], batch.step["target"]
-    error, whole = roles.add_up(torch.stack([moments(target - value), moments(target)])).unbind()
-    variance = _variance(whole)
-    return torch.where(variance > 0.0, 1.0 - _variance(error) / variance, 0.0).float()
-
-
-def _variance(totals: Tensor) -> Tensor:
-    count, total, squares = totals.unbind()
-    return squares / count - (total / count).square()
+    both = torch.stack([target - value, target]).double()
+    counts = torch.full((2,), both.shape[1], dtype=both.dtype, device=both.device)
+    count, total, squares = roles.add_up(torch.stack([counts, both.sum(1), both.square().sum(1)]))
+    error, whole = (squares / count - (total / count).square()).unbind()
+    return torch.where(whole > 0.0, 1.0 - error / whole, 0.0).float()

@@ -144,6 +144,7 @@ def _create(flat: nn.Parameter, s: OptimizerSettings) -> torch.optim.Optimizer:
                 eps=s.eps or 1e-5,
                 momentum=s.momentum or 0.0,
                 weight_decay=decay or 0.0,
+                foreach=False,
             )
         case "adam":
             return torch.optim.Adam(

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from functools import partial
 from types import TracebackType
 
@@ -23,12 +24,22 @@ class Publisher:
     """Publishes one version at a time. Whoever publishes the next one waits for the one before."""
 
     def __init__(
-        self, weights: WeightsClient, replay: ReplayLog, metrics: Metrics, stop: threading.Event
+        self,
+        weights: WeightsClient,
+        replay: ReplayLog,
+        metrics: Metrics,
+        stop: threading.Event,
+        every: float = 0.0,
     ) -> None:
+        """`every`: seconds from one version of a policy to the next; those between are left out."""
         self._weights = weights
         self._replay = replay
         self._metrics = metrics
         self._stop = stop
+        self._every = every
+        self._due: dict[str, float] = {}
+        self._left_out: dict[str, tuple[int, Columns]] = {}
+        """By policy, the newest version, where it came too soon after the one before."""
         self._background = Background("publisher")
 
     def __enter__(self) -> "Publisher":
@@ -47,6 +58,12 @@ class Publisher:
 
         Once the run is told to stop, a version that would have to wait is left out.
         """
+        now = time.monotonic()
+        if now < self._due.get(policy, 0.0):
+            self._left_out[policy] = version, weights
+            return
+        self._due[policy] = now + self._every
+        self._left_out.pop(policy, None)
         self.settle()
         if not self._stop.is_set() or self._background.finish(0):
             self._background.run(partial(self._send, policy, version, weights))
@@ -57,7 +74,10 @@ class Publisher:
             pass
 
     def finish(self) -> None:
-        """Wait a little for the last version to be published. Raises what that raised."""
+        """Publish what was left out, and wait a little for it. Raises what that raised."""
+        self._due.clear()
+        for policy, (version, weights) in list(self._left_out.items()):
+            self.publish(policy, version, weights)
         self._background.finish(_LAST_SECONDS)
 
     def _send(self, policy: str, version: int, weights: Columns) -> None:

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from troupe.episodes import Ending
 
+_FEW = 512
+"""Steps; PyTorch would mostly be busy with itself."""
+
 
 def monte_carlo(reward: Tensor, length: Tensor, gamma: float = 1.0) -> Tensor:
     """The return of every step: its reward and the discounted rewards after it in its fragment.
@@ -55,9 +58,10 @@ def next_values(value: Tensor, bootstrap: Tensor, length: Tensor, ending: Tensor
 def linear_recurrence(value: Tensor, factor: Tensor) -> Tensor:
     """Solve x_t = value_t + factor_t x_{t+1} backwards, with x = 0 behind the last step.
 
-    A factor of 0 ends a fragment. Takes log2(longest fragment) passes over whole tensors: each
-    doubles how far every step has looked ahead (Hillis and Steele, "Data parallel algorithms",
-    CACM 1986), and adds values only within a fragment, so nothing is lost to cancellation.
+    A factor of 0 ends a fragment. A few steps in host memory are gone through one by one. Others take
+    log2(longest fragment) passes over whole tensors: each doubles how far every step has looked
+    ahead (Hillis and Steele, "Data parallel algorithms", CACM 1986), and adds values only within a
+    fragment, so nothing is lost to cancellation.
 
     Args:
         value: float [S].
@@ -66,6 +70,8 @@ def linear_recurrence(value: Tensor, factor: Tensor) -> Tensor:
     Returns:
         float [S].
     """
+    if value.device.type == "cpu" and value.numel() <= _FEW:
+        return _one_by_one(value, factor)
     value, factor = value.clone(), factor.clone()
     factor[-1:] = 0.0
     reach = 1
@@ -78,3 +84,13 @@ def linear_recurrence(value: Tensor, factor: Tensor) -> Tensor:
         factor *= beyond
         reach *= 2
     return value
+
+
+def _one_by_one(value: Tensor, factor: Tensor) -> Tensor:
+    """The recurrence from the last step to the first."""
+    result: list[float] = []
+    following = 0.0
+    for own, share in zip(reversed(value.tolist()), reversed(factor.tolist()), strict=True):
+        following = own + share * following if share else own
+        result.append(following)
+    return torch.tensor(result[::-1], dtype=value.dtype)

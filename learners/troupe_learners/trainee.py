@@ -79,6 +79,7 @@ class Trainee:
         policy = cast(Policy, self._module)
         groups = {group.name: policy.group(group.name) for group in plan.groups}
         self._flat = FlatModule(self._module, list(groups.values()))
+        self._trained = dict(self._module.named_buffers()).get(TRAINED)
         self._learning = Learning(
             policy=policy,
             target=_target(self._module, self._flat, plan),
@@ -127,9 +128,8 @@ class Trainee:
             if count := self._owes(taken):
                 scalars = self._update.on_samples(self._sample, self._rate, count, progress)
         self.updates += 1
-        trained = dict(self._module.named_buffers()).get(TRAINED)
-        if trained is not None:
-            trained.fill_(self._update.steps)
+        if self._trained is not None:
+            self._trained.fill_(self._update.steps)
         return scalars
 
     @property

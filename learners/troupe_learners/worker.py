@@ -16,11 +16,14 @@ from troupe.errors import TroupeError
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import Job
+from troupe.jobs.stages import open_stages
 from troupe.metrics import Metrics
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe_learners import algorithms, league, lockstep, meeting
+from troupe_learners.algorithms import Algorithm
 from troupe_learners.batches import Piece
+from troupe_learners.company import Company
 from troupe_learners.intake import Intake
 from troupe_learners.limits import limits_of, retained_bytes, slots, turn_steps
 from troupe_learners.publisher import Publisher
@@ -33,6 +36,8 @@ from troupe_learners.turns import Turns
 log = logging.getLogger("troupe.learner")
 
 _WAIT_SECONDS = 0.2
+_PUBLISH_SECONDS = 0.2
+"""Between versions that only an evaluation looks at."""
 _FRUITLESS = 8
 """Lives in a row in which ranks lost one another before they had learned anything."""
 
@@ -143,8 +148,13 @@ class Session:
         self._begin(self._saver.restore())
         self._agreed = _Agreed(False, False, False, self._progress.seconds, self._saver.saved, ())
         learners = {name: trainee.algorithm for name, trainee in self._trainees.items()}
-        self._intake = Intake(ends.replay, self._feed, learners, ends.metrics)
-        self._publisher = Publisher(ends.weights, ends.replay, self._told, ends.reporter.stop)
+        self._intake = self._company(learners) or Intake(
+            ends.replay, self._feed, learners, ends.metrics
+        )
+        every = _PUBLISH_SECONDS if ends.job.actors.colocated else 0.0
+        self._publisher = Publisher(
+            ends.weights, ends.replay, self._told, ends.reporter.stop, every
+        )
 
     @property
     def updates(self) -> int:
@@ -170,7 +180,7 @@ class Session:
         Returns:
             Whether the run goes on.
         """
-        self._intake.check()
+        self._intake.gather()
         if self._intake.emptied.is_set():
             self._begin_anew()
         self._agreed = agreed = self._agree()
@@ -249,7 +259,8 @@ class Session:
 
     def _consume(self, steps: int) -> None:
         self._progress.consumed += steps
-        self._ends.replay.sampled(steps)
+        if not self._job.actors.colocated:
+            self._ends.replay.sampled(steps)
 
     def _done(self) -> float:
         """How much of the run is done, 0 to 1; in lockstep minutes have no say in what is learned."""
@@ -325,6 +336,21 @@ class Session:
                 "can only go on with as many"
             )
         return Turns(self._trainees, slots(self._job, self._ranks.rank), turn, position)
+
+    def _company(self, learners: Mapping[str, Algorithm]) -> Company | None:
+        """The actors, where the job wants them in this process."""
+        if not self._job.actors.colocated:
+            return None
+        assert isinstance(self._feed, Turns)
+        return Company(
+            open_stages(self._ends, slots(self._job, self._ranks.rank)),
+            self._feed,
+            learners,
+            lambda policy, version: dict(self._past[policy])[version],
+            turn=self.updates // len(self._trainees),
+            lag=self._job.lag,
+            resume=self._resume,
+        )
 
     def _publish_first(self) -> None:
         """The weights that the first turn is played with; in lockstep, then the word to go."""

@@ -72,14 +72,22 @@ class Reporter:
     """
 
     def __init__(
-        self, metrics: Metrics, board: Noticeboard, process: str, *, every: float = 1.0
+        self,
+        metrics: Metrics,
+        board: Noticeboard,
+        process: str,
+        *,
+        every: float = 1.0,
+        alone: bool = True,
     ) -> None:
+        """`alone`: this process is nobody else's, so its memory and time are told too."""
         self.stop = threading.Event()
         """Set once the run was told to stop."""
         self.process = process
         self._metrics = metrics
         self._board = board
         self._every = every
+        self._alone = alone
         self._system = psutil.Process()
         self._started = time.time()
         self._start = time.monotonic()
@@ -117,10 +125,13 @@ class Reporter:
 
     def values(self) -> dict[str, Value]:
         """The snapshot as it goes to the board: metrics, what the system knows, what are counters."""
-        return {
-            **self._metrics.snapshot(),
+        used = {
             "rss_mb": self._system.memory_info().rss / 2**20,
             "cpu_seconds": time.process_time(),
+        }
+        return {
+            **self._metrics.snapshot(),
+            **(used if self._alone else {}),
             STARTED: self._started,
             UPTIME: time.monotonic() - self._start,
             COUNTERS: " ".join(self._metrics.counters()),

@@ -97,8 +97,7 @@ def show(job: Job) -> str:
         "weight server": "gRPC on 127.0.0.1, a free port, a token made for the run",
         "Ray": "a head on 127.0.0.1, free ports, a token made for the run",
         "learner": f"takes blocks from the store, publishes {policies} over gRPC",
-        "actors": f"{job.actors.count} x {_played(job)}; fetch weights over gRPC, push blocks to the "
-        "store",
+        "actors": f"{job.actors.count} x {_played(job)}; {_fed(job)}",
         "evaluator": f"fetches weights, {_judged(job)}" if job.evaluation.every else "off",
     }
     return text + "\n" + "\n".join(f"# {who:14} {what}" for who, what in table.items())
@@ -108,6 +107,12 @@ def _played(job: Job) -> str:
     if job.environment is not None:
         return f"{job.actors.environments} environments {title(job)}"
     return f"{job.actors.tables} tables of {title(job)}"
+
+
+def _fed(job: Job) -> str:
+    if job.actors.colocated:
+        return "in the learner's process"
+    return "fetch weights over gRPC, push blocks to the store"
 
 
 def _judged(job: Job) -> str:

@@ -149,7 +149,7 @@ class Crew:
         slots = {
             "weights": 1,
             "learner": job.learner.count,
-            "actor": job.actors.count,
+            "actor": 0 if job.actors.colocated else job.actors.count,
             "evaluator": int(job.evaluation.every > 0),
         }
         self.stopping = False

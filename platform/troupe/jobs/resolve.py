@@ -83,6 +83,16 @@ def _check_schedule(job: Job) -> None:
         raise UserError(
             f"lag: {job.lag} needs schedule: lockstep; async is bounded by max_staleness"
         )
+    if job.actors.colocated and job.schedule != "lockstep":
+        raise UserError(
+            "actors.colocated: true needs schedule: lockstep; else actors play while the learner "
+            "learns, in processes of their own"
+        )
+    if job.actors.colocated and job.opponents is not None:
+        raise UserError(
+            "actors.colocated: true has no opponents, whose weights actors of their own fetch; leave "
+            "one of the two out"
+        )
 
 
 def _policies_by_seat(job: Job) -> dict[str, str]:

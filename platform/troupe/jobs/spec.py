@@ -86,6 +86,9 @@ class ActorSettings:
     """`auto` is the CPU: a game's batches are too small to feed a GPU from many actors."""
     block_steps: Positive = 800
     """Steps of whole games in a block before it is sent."""
+    colocated: bool = False
+    """In lockstep: they play in the learner's own process, one after the other; the same to the bit,
+    and faster where a turn takes milliseconds."""
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
     """Scheduling priority below the learner's."""
 
