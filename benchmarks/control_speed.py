@@ -53,7 +53,6 @@ CASES = (
         {"sb3": ("ppo",), "rllib": ()},
         (
             Ours("lockstep", ("lag=0", TOGETHER), {"sb3": 2.0}),
-            Ours("lag 1", ("lag=1", TOGETHER), {}),
             Ours("lockstep, actor apart", ("lag=0",), {}),
             Ours("lag 1, actor apart", ("lag=1",), {}),
             Ours("async", ("schedule=async",), {}),
