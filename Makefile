@@ -23,7 +23,7 @@ train: setup ## Train Dou Dizhu by self-play for about five minutes, then judge 
 	@$(BIN)/troupe train $(JOB)
 
 test: setup ## Run every test
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 check: setup format lint types imports protos-current test ## All that CI runs
 
