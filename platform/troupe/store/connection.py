@@ -23,7 +23,11 @@ _READ_BYTES = 256 * 1024
 SOCKET_SECONDS = 15.0
 _RETRIES = 12
 _RETRIED = (redis.ConnectionError, redis.TimeoutError)
-_LIBRARY = Path(__file__).with_name("functions.lua")
+_LIBRARY = [
+    Path(__file__).with_name(name)
+    for name in ("functions.lua", "prompts.lua", "prompts_learner.lua")
+]
+"""One library in several files, in this order."""
 
 Argument = str | int | float | bytes
 
@@ -154,7 +158,8 @@ class Store:
             self.redis.set(self.key("schema"), SCHEMA, nx=True)
 
     def _load_library(self) -> None:
-        self.redis.function_load(_LIBRARY.read_text(), replace=True)
+        library = "\n".join(path.read_text() for path in _LIBRARY)
+        self.redis.function_load(library, replace=True)
 
 
 class _CountedBackoff(AbstractBackoff):

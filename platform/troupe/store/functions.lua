@@ -6,7 +6,8 @@
 --   state         hash: counters, limits, attempt
 --   versions      hash: newest published version by policy
 --   reservations  hash: token -> "steps bytes expires", room promised to blocks on their way
---   sizes         list: "steps bytes" of every block in the log, oldest first
+--   sizes         list: "steps bytes" of every block in the log, oldest first, and the tickets of
+--                 the prompts that it answers
 --   log           stream: the blocks
 -- Every function may run over the memory limit: refusing one would keep memory from being freed.
 
@@ -118,24 +119,34 @@ callback = function(keys, args)
   return verdicts
 end}
 
+-- Takes the newest entries of a log away again; only here do blocks pass through.
+local function take_back(log, count)
+  for _, entry in ipairs(redis.call('XREVRANGE', log, '+', '-', 'COUNT', count)) do
+    redis.call('XDEL', log, entry[1])
+  end
+end
+
+-- Counts entries that came to stay. A size may go on with the prompts that its block answers.
+local function keep(state, sizes, entries)
+  local steps, bytes = sum(entries)
+  redis.call('RPUSH', sizes, unpack(entries))
+  redis.call('HINCRBY', state, 'inserts', steps)
+  redis.call('HINCRBY', state, 'retained_steps', steps)
+  redis.call('HINCRBY', state, 'retained_bytes', bytes)
+end
+
 -- state reservations sizes log | token size...
 -- Runs in one transaction behind the XADDs: what was promised is now there. Without the promise,
--- withdrawn or expired, the new entries are taken back before anyone can see them; only then do
--- blocks pass through here. Returns how many entries stay.
+-- withdrawn or expired, the new entries are taken back before anyone can see them. Returns how
+-- many entries stay.
 redis.register_function{function_name = 'troupe_1_commit', flags = {'allow-oom'},
 callback = function(keys, args)
   local state, reservations, sizes, log = unpack(keys)
   if redis.call('HDEL', reservations, table.remove(args, 1)) == 0 then
-    for _, entry in ipairs(redis.call('XREVRANGE', log, '+', '-', 'COUNT', #args)) do
-      redis.call('XDEL', log, entry[1])
-    end
+    take_back(log, #args)
     return 0
   end
-  local steps, bytes = sum(args)
-  redis.call('RPUSH', sizes, unpack(args))
-  redis.call('HINCRBY', state, 'inserts', steps)
-  redis.call('HINCRBY', state, 'retained_steps', steps)
-  redis.call('HINCRBY', state, 'retained_bytes', bytes)
+  keep(state, sizes, args)
   return #args
 end}
 
@@ -149,9 +160,9 @@ end}
 local function trim(state, log, sizes, first_kept)
   local gone = redis.call('XTRIM', log, 'MINID', '=', first_kept)
   if gone > 0 then
-    local steps, bytes = sum(redis.call('LPOP', sizes, gone))
-    redis.call('HINCRBY', state, 'retained_steps', -steps)
-    redis.call('HINCRBY', state, 'retained_bytes', -bytes)
+    local steps, bytes = sum(redis.call('LPOP', sizes, gone)) -- minus none is no integer: 0 - steps
+    redis.call('HINCRBY', state, 'retained_steps', 0 - steps)
+    redis.call('HINCRBY', state, 'retained_bytes', 0 - bytes)
   end
   return gone
 end

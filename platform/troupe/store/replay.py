@@ -17,7 +17,7 @@ from troupe.errors import UserError
 from troupe.store import StoreEmptiedError, StoreError
 from troupe.store.connection import Argument, Store, function, text
 from troupe.store.limiter import Counters, RateLimit, may_insert
-from troupe.store.transaction import Part, transact
+from troupe.store.transaction import Part, Receipt, transact
 
 START = "0-0"
 """Before the first entry of a log."""
@@ -51,6 +51,8 @@ class Outcome(Enum):
     """It belongs to an earlier attempt at this run."""
     STOPPED = "stopped"
     """We were told to stop before there was room."""
+    LOST = "lost"
+    """It answers a prompt that was given to somebody else meanwhile."""
 
 
 class Push(NamedTuple):
@@ -98,6 +100,7 @@ class ReplayLog:
 
     def __init__(self, store: Store, shard: int = 0) -> None:
         self.store = store
+        self.shard = shard
         self.damaged = 0
         """Blocks that were skipped because they could not be read."""
         self.waiting_for = ""
@@ -161,12 +164,16 @@ class ReplayLog:
 
     # Actors.
 
-    def push(self, block: Episodes, stop: threading.Event) -> Push:
-        """Append one block, waiting for room until `stop` is set."""
-        return self.push_many([block], stop)[0]
+    def push(self, block: Episodes, stop: threading.Event, receipt: Receipt | None = None) -> Push:
+        """Append one block, waiting for room until `stop` is set; with a receipt, both or neither."""
+        return self.push_many([block], stop, receipt)[0]
 
-    def push_many(self, blocks: Sequence[Episodes], stop: threading.Event) -> list[Push]:
+    def push_many(
+        self, blocks: Sequence[Episodes], stop: threading.Event, receipt: Receipt | None = None
+    ) -> list[Push]:
         """Append blocks of one actor in order with few round trips; each has an outcome of its own.
+
+        A receipt is for one block.
 
         Raises:
             UserError: a block is so large that there can never be room for it.
@@ -183,7 +190,7 @@ class ReplayLog:
             verdicts = dict(zip(left, self._reserve(token, [blocks[i] for i in left]), strict=True))
             ready = [i for i in left if verdicts[i] == "ok"]
             if ready:
-                verdict = self._append(token, [blocks[i] for i in ready])
+                verdict = self._append(token, [blocks[i] for i in ready], receipt)
                 verdicts.update(dict.fromkeys(ready, verdict))
             done.update(
                 (i, Push(outcome, waited))
@@ -193,6 +200,8 @@ class ReplayLog:
             blocked = next((i for i in left if i not in done), None)
             if blocked is not None:
                 self._explain(verdicts[blocked], blocks[blocked])
+                if receipt is not None:
+                    receipt.wait()
                 delay = min(max(1.5 * delay, _POLL_SECONDS[0]), _POLL_SECONDS[1])
         self._waits_because = self.waiting_for = ""
         return [done[i] for i in range(len(blocks))]
@@ -273,16 +282,18 @@ class ReplayLog:
         keys = [self._state, self._versions, self._reservations, self._actors_wait]
         return [verdict.decode() for verdict in self.store.call("reserve", keys, arguments)]
 
-    def _append(self, token: str, blocks: Sequence[Episodes]) -> str:
+    def _append(self, token: str, blocks: Sequence[Episodes], receipt: Receipt | None) -> str:
         """Append blocks that have room, all or none; `ok`, or why none was."""
         with self.store.guard():
             try:
-                done = transact(self.store.once, self._additions(token, blocks))
-                return "ok" if done[-1] else "again"
+                done = transact(self.store.once, self._additions(token, blocks, receipt))[-1]
+                return done.decode() if isinstance(done, bytes) else "ok" if done else "again"
             except redis.OutOfMemoryError:
                 self._withdraw(token)
                 return "memory"
             except (redis.ConnectionError, redis.TimeoutError):
+                if receipt is not None:
+                    return "ok" if receipt.done(self._reservations, token) else "again"
                 # The transaction was done, or it was not and never will be.
                 return "again" if self._withdraw(token) else "ok"
 
@@ -290,7 +301,9 @@ class ReplayLog:
         """Give a reservation back; false if there is none, because it was used."""
         return bool(self.store.call("withdraw", [self._reservations], [token]))
 
-    def _additions(self, token: str, blocks: Iterable[Episodes]) -> Iterator[list[Part]]:
+    def _additions(
+        self, token: str, blocks: Iterable[Episodes], receipt: Receipt | None
+    ) -> Iterator[list[Part]]:
         """The commands that add blocks and turn their reservation into counters."""
         sizes = []
         for block in blocks:
@@ -298,8 +311,11 @@ class ReplayLog:
             sizes.append(b"%d %d" % (block.steps, len(payload)))
             yield [b"XADD", self._log.encode(), b"*", b"block", payload, b"steps", steps]
         names = (self._state, self._reservations, self._sizes, self._log)
-        keys = [name.encode() for name in names]
-        yield [b"FCALL", function("commit").encode(), b"4", *keys, token.encode(), *sizes]
+        if receipt is not None:
+            yield receipt.command(names, token, sizes[0])
+            return
+        yield [b"FCALL", function("commit").encode(), b"4", *(n.encode() for n in names),
+               token.encode(), *sizes]  # fmt: skip
 
     def _explain(self, reason: str, block: Episodes) -> None:
         """Say what a block waits for, and see that it does not wait for what cannot come."""
@@ -354,7 +370,12 @@ class ReplayLog:
         return result
 
 
-_OUTCOMES = {"ok": Outcome.PUSHED, "stale": Outcome.STALE, "fenced": Outcome.FENCED}
+_OUTCOMES = {
+    "ok": Outcome.PUSHED,
+    "stale": Outcome.STALE,
+    "fenced": Outcome.FENCED,
+    "lost": Outcome.LOST,
+}
 
 
 def _numbers(fields: Mapping[bytes | str, bytes | str]) -> defaultdict[str, float]:

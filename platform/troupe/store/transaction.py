@@ -6,6 +6,7 @@ the server up.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import redis
 import redis.connection
@@ -16,6 +17,25 @@ Part = bytes | bytearray
 
 _WRITE_BYTES = 512 * 1024
 """How much is gathered for one write."""
+
+
+class Receipt(Protocol):
+    """What has to be done in one transaction with appending a block, or the block is not appended."""
+
+    def command(self, log: Sequence[str], token: str, size: bytes) -> list[Part]:
+        """The command that does it and counts the block, behind the one that adds it.
+
+        It replies `ok`, or why it took the block back. `log` is the keys of `troupe_1_commit`.
+        """
+        ...
+
+    def done(self, reservations: str, token: str) -> bool:
+        """Whether it was done, after the connection was lost; if not, it never will be."""
+        ...
+
+    def wait(self) -> None:
+        """The block waits for room: called every now and then."""
+        ...
 
 
 def transact(client: "redis.Redis", commands: Iterable[Sequence[Part]]) -> list[object]:
