@@ -55,6 +55,11 @@ def blocks(draw: st.DrawFn) -> Episodes:
         ending=draw(hnp.arrays("|u1", fragments, elements=st.integers(0, 2))),
         final=columns(fragments),
         initial=columns(fragments),
+        context={
+            name: draw(hnp.arrays(draw(st.sampled_from(sorted(codec.DTYPES))), st.integers(0, 9)))
+            for name in draw(st.lists(names, max_size=3, unique=True))
+        },
+        about={name: c for name, c in columns(fragments).items() if name != "prompt"},
         turn=draw(st.integers(0, 2**32 - 1)),
         resume=draw(st.binary(max_size=40)),
     )
@@ -75,6 +80,8 @@ def small() -> Episodes:
         seat=np.array([0, 1], np.uint8),
         group=np.array([7, 7], np.int64),
         ending=np.array([0, 1], np.uint8),
+        context={"token": np.arange(5, dtype=np.int32)},
+        about={"prompt": np.array([[0, 5], [0, 5]], np.int32), "reward/exact": np.ones(2, "<f4")},
         turn=9,
         resume=b"how to go on",
     )
@@ -83,7 +90,7 @@ def small() -> Episodes:
 def same(a: Episodes, b: Episodes) -> None:
     for name in ("policy", "actor", "incarnation", "attempt", "turn", "resume"):
         assert getattr(a, name) == getattr(b, name)
-    for section in ("observation", "action", "final", "initial"):
+    for section in ("observation", "action", "final", "initial", "context", "about"):
         assert list(getattr(a, section)) == list(getattr(b, section))
         for name, column in getattr(a, section).items():
             same_array(column, getattr(b, section)[name])
@@ -176,6 +183,9 @@ def test_lies_under_a_right_checksum_end_in_a_codec_error_or_a_sound_block(
         ["nowhere", "x", "|u1", []],
         ["step", "reward", "<f8", []],
         ["step", "extra", "<f4", []],
+        ["context", "x", "<i4", []],
+        ["about", "x", "<i4", [2**20]],
+        ["about", "prompt", "<i4", [2]],
         ["observation"],
         {},
         7,
@@ -226,6 +236,13 @@ def test_strided_and_big_endian_columns_travel() -> None:
         ({"ending": np.array([0, 3], np.uint8)}, "ending 3"),
         ({"observation": {"x": np.zeros((3, 2), object)}}, "cannot travel"),
         ({"observation": {"x": np.array(3)}}, "single value"),
+        ({"context": {"token": np.zeros((5, 1), np.int32)}}, "not flat"),
+        ({"context": {}}, "no int32 ranges"),
+        ({"context": {"token": np.zeros(4, np.int32)}}, "not within the 4 tokens"),
+        ({"about": {"prompt": np.array([[0, 5], [3, 3]], np.int32)}}, "not within"),
+        ({"about": {"prompt": np.array([[-1, 5], [0, 5]], np.int32)}}, "not within"),
+        ({"about": {"prompt": np.zeros((2, 3), np.int32)}}, "no int32 ranges"),
+        ({"about": {"x": np.zeros(3)}}, "3 rows for 2"),
         ({"policy": "p" * 300}, "256 bytes"),
         ({"attempt": 2**32}, "does not fit"),
         ({"turn": 2**32}, "does not fit"),

@@ -6,6 +6,7 @@
     policy       | UTF-8
     actor        | UTF-8
     schema       | JSON: each column's section, name, dtype and row shape
+    sizes        | u64 for each column of `context`: how many rows it has
     resume       | opaque
     columns      | raw little-endian buffers, each starting at a multiple of 64
 
@@ -23,11 +24,11 @@ import numpy as np
 import pydantic
 import xxhash
 
-from troupe.episodes import Array, Columns, Ending, Episodes
+from troupe.episodes import PROMPT, TOKEN, Array, Columns, Ending, Episodes
 from troupe.errors import TroupeError
 
 MAGIC = b"TRPE"
-FORMAT = 2
+FORMAT = 3
 MAX_BYTES = 512 * 1024 * 1024
 MAX_RESUME = 16 * 1024 * 1024
 DTYPES = frozenset(
@@ -45,6 +46,7 @@ _LAST_ENDING = max(Ending)
 _PADDING = [bytes(size) for size in range(_ALIGN)]
 _STEP = {"reward": "<f4", "log_prob": "<f4", "version": "<u4"}
 _FRAGMENT = {"length": "<i4", "seat": "|u1", "group": "<i8", "ending": "|u1"}
+_CONTEXT = "context"
 _PER_STEP = {
     "observation": True,
     "action": True,
@@ -52,6 +54,8 @@ _PER_STEP = {
     "fragment": False,
     "final": False,
     "initial": False,
+    _CONTEXT: False,
+    "about": False,
 }
 
 
@@ -85,7 +89,7 @@ class _Counts(NamedTuple):
     resume: int
 
     def rows(self, section: str) -> int:
-        """How many rows every column of a section has."""
+        """How many rows every column of a section has; those of the context say it themselves."""
         return self.steps if _PER_STEP[section] else self.fragments
 
 
@@ -104,8 +108,10 @@ def encode(block: Episodes) -> bytearray:
     table = _table(block)
     schema = _write_schema(tuple(column for column, _ in table))
     policy, actor = _write_name(block.policy), _write_name(block.actor)
-    parts: list[bytes | Array] = [bytes(_PREFIX_BYTES), policy, actor, schema, block.resume]
-    position = _PREFIX_BYTES + len(policy) + len(actor) + len(schema) + len(block.resume)
+    sizes = _sizes(table)
+    named: list[bytes] = [bytes(_PREFIX_BYTES), policy, actor, schema, sizes, block.resume]
+    position = sum(len(part) for part in named)
+    parts: list[bytes | Array] = [*named]
     for column, array in table:
         padding = _PADDING[-position % _ALIGN]
         parts += [padding, np.ascontiguousarray(array, column.dtype)]
@@ -145,14 +151,18 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
     names = _PREFIX_BYTES + counts.policy
     start = names + counts.actor
     columns = start + counts.schema
-    position = columns + counts.resume
     policy, actor = _read_name(view[_PREFIX_BYTES:names]), _read_name(view[names:start])
     schema = _read_schema(bytes(view[start:columns]))
+    sizes = _read_sizes(view[columns:], schema)
+    columns += 8 * len(sizes)
+    position = columns + counts.resume
+    if position > len(view):
+        raise CodecError(f"block: its header alone needs more than the {len(view)} bytes it has")
     resume = bytes(view[columns:position])
     sections: dict[str, dict[str, Array]] = {section: {} for section in _PER_STEP}
     table: list[tuple[_Column, Array]] = []
     for column in schema:
-        rows = counts.rows(column.section)
+        rows = sizes.pop(0) if column.section == _CONTEXT else counts.rows(column.section)
         position += -position % _ALIGN
         end = position + rows * _row_bytes(column)
         if end > len(view):
@@ -172,6 +182,8 @@ def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) 
         action=sections["action"],
         final=sections["final"],
         initial=sections["initial"],
+        context=sections[_CONTEXT],
+        about=sections["about"],
         turn=counts.turn,
         resume=resume,
         **sections["step"],
@@ -264,10 +276,15 @@ def _check(counts: _Counts, table: Iterable[tuple[_Column, Array]], block: Episo
     if counts.resume > MAX_RESUME:
         raise CodecError(f"block: {counts.resume} bytes to resume from, at most {MAX_RESUME}")
     for column, array in table:
-        if array.shape[0] != counts.rows(column.section):
+        if column.section == _CONTEXT:
+            if column.row:
+                raise CodecError(f"block: column {column.name} is context and not flat")
+        elif array.shape[0] != counts.rows(column.section):
             raise CodecError(
                 f"block: column {column.name} has {array.shape[0]} rows for {counts.rows(column.section)}"
             )
+    if PROMPT in block.about:
+        _check_prompts(block)
     if not block.fragments:
         if block.steps:
             raise CodecError(f"block: it has {block.steps} steps in no fragment")
@@ -281,6 +298,33 @@ def _check(counts: _Counts, table: Iterable[tuple[_Column, Array]], block: Episo
         raise CodecError(f"block: unknown ending {ending}")
 
 
+def _check_prompts(block: Episodes) -> None:
+    """Whether the prompts that fragments speak of are there."""
+    prompt, token = block.about[PROMPT], block.context.get(TOKEN)
+    if prompt.shape[1:] != (2,) or prompt.dtype != np.int32 or token is None:
+        raise CodecError("block: its prompts are no int32 ranges of the tokens in its context")
+    if not len(prompt):
+        return
+    start, end = prompt.T
+    if start.min() < 0 or end.max() > len(token) or (end - start).min() < 1:
+        raise CodecError(f"block: a prompt is not within the {len(token)} tokens of its context")
+
+
+def _sizes(table: Iterable[tuple[_Column, Array]]) -> bytes:
+    sizes = [len(array) for column, array in table if column.section == _CONTEXT]
+    return struct.pack(f"<{len(sizes)}Q", *sizes)
+
+
+def _read_sizes(view: memoryview, schema: _Schema) -> list[int]:
+    count = sum(column.section == _CONTEXT for column in schema)
+    if 8 * count > len(view):
+        raise CodecError(f"block: {len(view)} bytes are left for the sizes of {count} columns")
+    sizes = list(struct.unpack_from(f"<{count}Q", view))
+    if any(size > MAX_BYTES for size in sizes):
+        raise CodecError(f"block: its context has {max(sizes)} rows")
+    return sizes
+
+
 def _table(block: Episodes) -> list[tuple[_Column, Array]]:
     """Every column in the order in which it is written."""
     sections: Iterable[tuple[str, Columns]] = (
@@ -290,6 +334,8 @@ def _table(block: Episodes) -> list[tuple[_Column, Array]]:
         ("fragment", {name: getattr(block, name) for name in _FRAGMENT}),
         ("final", block.final),
         ("initial", block.initial),
+        (_CONTEXT, block.context),
+        ("about", block.about),
     )
     table = [
         (_Column(section, name, _little_endian(array.dtype), array.shape[1:]), array)

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Columns = Mapping[str, Array]
 
+TOKEN = "token"
+PROMPT = "prompt"
+REWARD = "reward/"
+"""Of text: a column of `context`, one of `about`, and how the other names there begin."""
+
 
 class Ending(IntEnum):
     """How a fragment ended."""
@@ -63,6 +68,19 @@ class Episodes:
     """By name, [N, ...]: the observation after the last step, where the algorithm needs one."""
     initial: Columns = field(default_factory=dict)
     """By name, [N, ...]: the recurrent state before the first step, where the policy has one."""
+    context: Columns = field(default_factory=dict)
+    """By name, flat arrays of any length of their own: what fragments have in common.
+
+    Of text, `token`, int32 [T]: tokens that were read but not sampled, each group's prompt once, one
+    after the other.
+    """
+    about: Columns = field(default_factory=dict)
+    """By name, [N, ...]: what else is known of each fragment.
+
+    Of text, `prompt`, int32 [N, 2]: where its prompt begins and ends in the context's `token`, the
+    same for a group; and `reward/NAME`, float32 [N]: each component of its reward before it is
+    weighted, NaN where that one failed.
+    """
     turn: int = 0
     """In lockstep, the turn that this was played in; such a block may have no steps."""
     resume: bytes = b""
@@ -94,7 +112,7 @@ class Episodes:
     @property
     def nbytes(self) -> int:
         """Bytes of all columns together, and of `resume`."""
-        named = (self.observation, self.action, self.final, self.initial)
+        named = (self.observation, self.action, self.final, self.initial, self.context, self.about)
         columns = [array for columns in named for array in columns.values()]
         columns += [self.reward, self.log_prob, self.version]
         columns += [self.length, self.seat, self.group, self.ending]

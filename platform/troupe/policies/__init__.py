@@ -102,6 +102,10 @@ class Steps:
     """int64 [N]: steps of each fragment; a policy without a recurrent state does not ask for it."""
     initial: "Mapping[str, Tensor]" = field(default_factory=dict)
     """By name, [N, ...]: the recurrent state before each fragment's first step."""
+    context: "Mapping[str, Tensor]" = field(default_factory=dict)
+    """By name, flat: what fragments have in common, as in `Episodes`."""
+    about: "Mapping[str, Tensor]" = field(default_factory=dict)
+    """By name, [N, ...]: what else is known of each fragment, as in `Episodes`."""
 
 
 class Policy(Protocol):
@@ -119,6 +123,7 @@ class Policy(Protocol):
             policy_action [S, ...]: the action the policy itself would take, of its Box.
             log_prob [S], entropy [S]: of the action taken; of the policy there.
             distribution [S, parameters]: what `kl` compares.
+            reference [S]: log-probability of the action taken under a policy that stays what it was.
         """
         ...
 
