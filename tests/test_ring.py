@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,13 +63,31 @@ def test_blocks_are_split_and_joined_at_row_level() -> None:
         ring.take("a")
 
 
+def test_batches_of_groups_are_of_whole_blocks_and_stale_groups_are_dropped_whole() -> None:
+    ring = Ring(["agent"], 3, Position(), grouped=True)
+    stale = texts.block(version=1)
+    stale.version[1:] = 5  # only its first token is too old
+    for number, one in enumerate(
+        (stale, texts.block(version=5), texts.block(version=5, slot=1)), 1
+    ):
+        ring.put(Taken(f"{number}-0", one, 100), {})
+    assert [piece.block for piece in ring.drop("agent", older_than=2)] == [stale]
+    assert ring.ready(0) == ("agent",)
+    pieces = ring.take("agent")
+    assert [piece.block.actor for piece in pieces] == ["actor-0", "actor-1"]
+    assert ring.ready(0) == ()
+    with pytest.raises(ValueError, match="agent: 0 groups of 3"):
+        ring.take("agent")
+    assert ring.position() == Position(after="3-0")
+
+
 def test_old_blocks_are_dropped_and_count_as_consumed() -> None:
     ring = Ring(["a"], 4, Position())
     put(ring, ("1-0", "a", 6), oldest=3)
     put(ring, ("2-0", "a", 6), oldest=5)
     ring.take("a")
-    assert ring.drop("a", older_than=3) == 0
-    assert ring.drop("a", older_than=5) == 2
+    assert ring.drop("a", older_than=3) == []
+    assert sum(piece.steps for piece in ring.drop("a", older_than=5)) == 2
     assert ring.position() == Position(after="1-0")
     assert rows_of(ring.take("a")) == [2000, 2001, 2002, 2003]
 

@@ -95,7 +95,7 @@ def test_the_position_stays_before_what_is_yet_to_be_learned_from() -> None:
 def test_nothing_is_too_old_in_lockstep() -> None:
     gathered = turns(actors=1)
     gathered.put(taken(1, 0, 0), {})
-    assert gathered.drop("a", older_than=5) == 0
+    assert gathered.drop("a", older_than=5) == []
     assert gathered.ready(0) == ("a",)
 
 

@@ -39,14 +39,24 @@ class Batch:
     step: Mapping[str, Tensor]
     """By name, [S]: `version`, `reward`, `log_prob`, and what `credit` and `prepare` computed."""
     fragment: Mapping[str, Tensor] = field(default_factory=dict)
-    """By name, [N]: `length` (int64), `ending`, `seat` (uint8) and `stream` (int64).
+    """By name, [N]: `length` (int64), `ending`, `seat` (uint8), `group` and `stream` (int64).
 
+    `group` numbers deals or prompts from 0, over the whole batch that a minibatch is a part of.
     `stream` numbers what fragments follow one another in: one environment of one actor, in order.
     """
     final: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, [N, ...]: the observation after each fragment's last step."""
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, [N, ...]: the recurrent state before each fragment's first step."""
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, flat: what fragments have in common; parts of a batch have all of it."""
+    about: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [N, ...]: what else is known of each fragment, such as `prompt`, see `Episodes`."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a policy can make sense of its steps in whole fragments only."""
+        return bool(self.initial) or bool(self.context)
 
     @property
     def steps(self) -> int:
@@ -68,7 +78,8 @@ class Batch:
     def evaluated(self) -> Steps:
         """The steps as a policy evaluates them."""
         length = self.fragment.get("length")
-        return Steps(self.observation, self.action[ACTION], length, self.initial)
+        action = self.action[ACTION]
+        return Steps(self.observation, action, length, self.initial, self.context, self.about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +129,8 @@ class Plan:
     groups: tuple[Group, ...]
     """Trained one after the other on every minibatch."""
     batch: int | None = None
-    """Steps that are prepared together; none is what all actors play in a turn."""
+    """Steps that are prepared together; none is what all actors play in a turn, or of text so many
+    groups as its job says."""
     whole: bool = True
     """Batches are of whole fragments, `batch` or a few more steps; else exactly `batch` steps of any."""
     epochs: int = 1
@@ -131,9 +143,15 @@ class Plan:
     deviation 1 over its minibatch of all ranks."""
     segments: bool = False
     """Minibatches are of whole fragments, about `minibatch` steps; always so where a batch has
-    recurrent states."""
+    recurrent states or a context."""
+    together: bool = False
+    """Minibatches are of whole groups: deals or prompts; always so of text, where a group's prompt is
+    computed once."""
     micro_batch: int | None = None
-    """Steps that pass through the network at once; bounds memory and changes no result."""
+    """Steps that pass through the network at once, their prompts counted too; bounds memory and
+    changes no result."""
+    afresh: bool = False
+    """Before every batch the optimizers forget what they know of gradients."""
     anneal: bool = False
     """Learning rates fall linearly to 0 by the run's end, as `Roles.progress` has it."""
     max_kl: float | None = None
@@ -150,6 +168,8 @@ class Totals(NamedTuple):
     """Denominators of one optimizer step, over all its micro-batches and ranks."""
 
     steps: int
+    fragments: int = 0
+    """Where minibatches are of whole fragments."""
 
 
 class Loss(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from troupe.episodes import Array, Columns, Episodes
+from troupe.episodes import PROMPT, TOKEN, Array, Columns, Episodes
 from troupe_learners.algorithms import ACTIONS, OBSERVATION, VERSION, Batch
 
 _STREAM_BITS = 16
@@ -46,7 +46,11 @@ def first_stream(block: Episodes) -> int:
 
 
 def join(pieces: Sequence[Piece], device: torch.device) -> Batch:
-    """One batch of pieces, in their order; with columns per fragment if all are whole blocks."""
+    """One batch of pieces, in their order; with columns per fragment if all are whole blocks.
+
+    A piece without steps, as of a turn in which nothing came of any prompt, need not have columns.
+    """
+    pieces = [piece for piece in pieces if piece.steps] or pieces
     blocks = [piece.block for piece in pieces]
 
     def steps(columns: Sequence[Array]) -> Tensor:
@@ -77,10 +81,13 @@ def join(pieces: Sequence[Piece], device: torch.device) -> Batch:
             "length": fragments([b.length for b in blocks]).long(),
             "ending": fragments([b.ending for b in blocks]),
             "seat": fragments([b.seat for b in blocks]),
+            "group": fragments(_groups(blocks)),
             "stream": fragments([_streams(b) for b in blocks]),
         },
         final={n: fragments([b.final[n] for b in blocks]) for n in blocks[0].final},
         initial={n: fragments([b.initial[n] for b in blocks]) for n in blocks[0].initial},
+        context={n: fragments([b.context[n] for b in blocks]) for n in blocks[0].context},
+        about={n: fragments(_about(n, blocks)) for n in blocks[0].about},
     )
 
 
@@ -112,16 +119,29 @@ def shuffled(batch: Batch, parts: int, random: np.random.Generator) -> Iterator[
         yield Batch(*columns)
 
 
-def shuffled_fragments(batch: Batch, parts: int, random: np.random.Generator) -> Iterator[Batch]:
+def shuffled_fragments(
+    batch: Batch, parts: int, random: np.random.Generator, *, together: bool = False
+) -> Iterator[Batch]:
     """An epoch in at most `parts` minibatches of whole fragments in random order, with about the
-    same number of steps each."""
+    same number of steps each; of whole groups in random order if they stay `together`."""
     length = batch.fragment["length"].cpu().numpy()
-    parts = min(parts, len(length))
+    unit = _units(batch, together=together)
+    parts = min(parts, units(batch, together=together))
     if parts == 1:
         yield batch
         return
-    order = random.permutation(len(length))
-    yield from _of_fragments(batch, length, order, _bounds(length[order], parts))
+    order = random.permutation(int(unit.max()) + 1)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    steps = np.bincount(unit, length).astype(np.int64)[order]
+    ends = np.concatenate([[0], np.cumsum(np.bincount(unit)[order])])
+    bounds = ends[_bounds(steps, parts)].tolist()
+    yield from _of_fragments(batch, length, np.argsort(place[unit], kind="stable"), bounds)
+
+
+def units(batch: Batch, *, together: bool) -> int:
+    """Into how many parts of whole fragments, or of whole groups, a batch can be divided."""
+    return len(np.unique(_units(batch, together=together)))
 
 
 def split(minibatch: Batch, limit: int | None, *, whole: bool = False) -> Iterator[Batch]:
@@ -130,15 +150,18 @@ def split(minibatch: Batch, limit: int | None, *, whole: bool = False) -> Iterat
     Args:
         minibatch: what is divided, in its order.
         limit: a fragment longer than this is a part of its own.
-        whole: parts are of whole fragments.
+        whole: parts are of whole fragments; then the prompts that a part has to read count too.
     """
     parts = -(-minibatch.steps // limit) if limit else 1
-    if parts == 1:
-        yield minibatch
-    elif whole:
+    if limit and whole:
         length = minibatch.fragment["length"].cpu().numpy()
-        assert limit is not None
-        yield from _of_fragments(minibatch, length, np.arange(len(length)), _within(length, limit))
+        bounds = _within(length, _prompts(minibatch), limit)
+        if len(bounds) == 2:
+            yield minibatch
+        else:
+            yield from _of_fragments(minibatch, length, np.arange(len(length)), bounds)
+    elif parts == 1:
+        yield minibatch
     else:
         ends = np.cumsum(_even(minibatch.steps, parts)).tolist()
         for start, end in itertools.pairwise([0, *ends]):
@@ -157,16 +180,17 @@ def _of_fragments(
     fragments = torch.from_numpy(order).to(device)
     step_sizes = np.diff(np.concatenate([[0], ends])[list(bounds)]).tolist()
     fragment_sizes = np.diff(bounds).tolist()
-    for columns in zip(
+    for observation, action, step, own, final, initial, about in zip(
         _divided(batch.observation, rows, step_sizes),
         _divided(batch.action, rows, step_sizes),
         _divided(batch.step, rows, step_sizes),
         _divided(batch.fragment, fragments, fragment_sizes),
         _divided(batch.final, fragments, fragment_sizes),
         _divided(batch.initial, fragments, fragment_sizes),
+        _divided(batch.about, fragments, fragment_sizes),
         strict=True,
     ):
-        yield Batch(*columns)
+        yield Batch(observation, action, step, own, final, initial, batch.context, about)
 
 
 def _divided(
@@ -195,15 +219,52 @@ def _bounds(length: NDArray[np.int64], parts: int) -> list[int]:
     return [*bounds, len(length)]
 
 
-def _within(length: NDArray[np.int64], limit: int) -> list[int]:
-    """Where to divide fragments so that no part has more than `limit` steps, or one fragment."""
-    bounds, held = [0], 0
-    for index, steps in enumerate(length.tolist()):
-        if held and held + steps > limit:
+def _within(length: NDArray[np.int64], prompts: Sequence[tuple[int, int]], limit: int) -> list[int]:
+    """Where to divide fragments so that no part has more than `limit` steps, or one fragment.
+
+    A prompt counts once in each part that has a fragment of it.
+    """
+    bounds, held, read = [0], 0, set[int]()
+    for index, (steps, (start, size)) in enumerate(zip(length.tolist(), prompts, strict=True)):
+        if held and held + steps + (0 if start in read else size) > limit:
             bounds.append(index)
             held = 0
-        held += steps
+            read.clear()
+        held += steps + (0 if start in read else size)
+        read.add(start)
     return [*bounds, len(length)]
+
+
+def _prompts(batch: Batch) -> list[tuple[int, int]]:
+    """Where each fragment's prompt begins, and its tokens; none where there is no text."""
+    if PROMPT not in batch.about:
+        return [(0, 0)] * len(batch.fragment["length"])
+    return [(start, end - start) for start, end in batch.about[PROMPT].tolist()]
+
+
+def _units(batch: Batch, *, together: bool) -> NDArray[np.int64]:
+    """int64 [N]: which fragments may not be parted, numbered from 0."""
+    group: NDArray[np.int64] = batch.fragment["group" if together else "length"].cpu().numpy()
+    return group if together else np.arange(len(group))
+
+
+def _groups(blocks: Sequence[Episodes]) -> list[NDArray[np.int64]]:
+    """int64 [N] of each block: its groups, numbered on from one block to the next."""
+    numbered, start = [], 0
+    for block in blocks:
+        groups, number = np.unique(block.group, return_inverse=True)
+        numbered.append(number + start)
+        start += len(groups)
+    return numbered
+
+
+def _about(name: str, blocks: Sequence[Episodes]) -> list[Array]:
+    """A column of each block; prompts lie where they are in the joined context."""
+    columns = [block.about[name] for block in blocks]
+    if name != PROMPT:
+        return columns
+    sizes = np.cumsum([0, *(len(block.context[TOKEN]) for block in blocks)])
+    return [column + shift for column, shift in zip(columns, sizes[:-1], strict=True)]
 
 
 def _streams(block: Episodes) -> NDArray[np.int64]:

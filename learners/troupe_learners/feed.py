@@ -35,8 +35,8 @@ class Feed(Protocol):
         """End a wait in `ready` early."""
         ...
 
-    def drop(self, policy: str, older_than: int) -> int:
-        """Discard the blocks of a policy whose oldest version is below this; returns their steps."""
+    def drop(self, policy: str, older_than: int) -> list[Piece]:
+        """Discard the blocks of a policy whose oldest version is below this; what those were."""
         ...
 
     def take(self, policy: str) -> list[Piece]:

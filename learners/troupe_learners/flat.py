@@ -1,10 +1,14 @@
-"""A module whose parameters are views of one buffer: copying or blending all of it is one operation."""
+"""A module whose parameters are views of one buffer: copying or blending all of it is one operation.
+
+Parameters that are not trained, such as those that adapters are added to, stay where they are; they
+are no part of the weights.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from troupe.episodes import Array
 from troupe.errors import TroupeError
@@ -29,7 +33,7 @@ class FlatModule:
         if len({id(parameter) for parameter in grouped}) != len(grouped):
             raise ValueError("a parameter belongs to two groups: which optimizer is to step it?")
         known = {id(parameter) for parameter in grouped}
-        rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
+        rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
         ordered = [*grouped, *rest]
         self.values = torch.cat([parameter.detach().reshape(-1) for parameter in ordered])
         """float32 [P]: every parameter."""
@@ -59,9 +63,8 @@ class FlatModule:
             name: flat[start : start + shape.numel()].reshape(shape)
             for name, (start, shape) in self._places.items()
         }
-        for name, tensor in self._module.state_dict().items():
-            if name not in held:
-                held[name] = tensor.to("cpu", copy=True).numpy()
+        for name, tensor in self._buffers().items():
+            held[name] = tensor.to("cpu", copy=True).numpy()
         return held
 
     def load_weights(self, tensors: Mapping[str, Array]) -> None:
@@ -70,7 +73,8 @@ class FlatModule:
         Raises:
             TroupeError: a tensor is missing, unknown or of another shape.
         """
-        own = self._module.state_dict()
+        trained = dict(self._module.named_parameters())
+        own = {name: trained[name].detach() for name in self._places} | self._buffers()
         wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != given:
@@ -81,3 +85,9 @@ class FlatModule:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(torch.from_numpy(np.array(tensors[name])))
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """By name, what belongs to the weights and is no parameter, nor another name for one."""
+        known = {id(parameter) for parameter in self._module.parameters()}
+        whole = self._module.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in whole.items() if id(tensor) not in known}

@@ -1,6 +1,6 @@
 """How much is learned from at once, and how much may wait for it; of each rank's own actors."""
 
-from troupe.jobs.spec import Job
+from troupe.jobs.spec import Job, TextSettings
 from troupe.store.replay import Limits
 from troupe_learners.algorithms import Plan
 
@@ -16,11 +16,18 @@ def slots(job: Job, rank: int) -> range:
 def turn_steps(job: Job, plan: Plan, rank: int = 0) -> int:
     """Steps of a rank's turn where both sides run freely.
 
-    That is its share of the plan's batch, or a block of each of its actors.
+    That is its share of the plan's batch, or a block of each of its actors; of text, groups.
     """
+    if job.text is not None:
+        return turn_groups(job.text, job.learner.count, rank)
     if plan.batch:
         return len(range(rank, plan.batch, job.learner.count))
     return len(slots(job, rank)) * block_steps(job)
+
+
+def turn_groups(text: TextSettings, ranks: int, rank: int = 0) -> int:
+    """Of text, the prompts whose completions a rank learns from together."""
+    return len(range(rank, text.groups, ranks))
 
 
 def block_steps(job: Job) -> int:
@@ -45,6 +52,8 @@ def limits_of(job: Job, plan: Plan, rank: int = 0) -> Limits:
     capacity, staleness = -(-job.store.capacity * own // job.actors.count), job.store.max_staleness
     if job.schedule == "lockstep":
         capacity = staleness = _NO_LIMIT
+    elif job.text is not None:
+        capacity = _NO_LIMIT
     elif plan.whole:
         waiting = max(turn, _turns_at_once(job) * own * block_steps(job)) + block_steps(job) - 1
         capacity = max(turn, min(capacity, waiting))

@@ -12,6 +12,7 @@ from troupe.policies import ACTION, Policy
 from troupe.policies.normaliser import Moments
 from troupe_learners import batches
 from troupe_learners.algorithms import Batch, Loss, Roles, Totals
+from troupe_learners.kl import k3
 from troupe_learners.losses import actor_critic, policy_gradient, value_error
 from troupe_learners.returns import last_steps, linear_recurrence
 
@@ -83,7 +84,13 @@ class Look(NamedTuple):
 
 
 def look(batch: Batch, policy: Policy, want: Collection[str], limit: int | None) -> Look:
-    """Evaluate a batch and the states that its fragments ended in, as `evaluated` does."""
+    """Evaluate a batch and the states that its fragments ended in, as `evaluated` does.
+
+    A completion is judged as it is, also one that was cut at the most tokens: nothing comes after it.
+    """
+    if batch.context:
+        read = evaluated(batch, policy, {"value", *want}, limit)
+        return Look(read, torch.zeros_like(batch.fragment["length"], dtype=torch.float32))
     longer, own, ends = _interleaved(batch) if batch.initial else _extended(batch)
     outputs = evaluated(longer, policy, {"value", *want}, limit)
     steps = {name: tensor[own] for name, tensor in outputs.items()}
@@ -154,11 +161,11 @@ def evaluated(
 ) -> dict[str, Tensor]:
     """What a policy says of a batch, by name [S, ...], at most `limit` steps at once.
 
-    Where the policy is recurrent, a fragment is never divided.
+    Where the policy is recurrent or reads a context, a fragment is never divided.
     """
     parts = [
         policy.evaluate(part.evaluated(), want)
-        for part in batches.split(batch, limit, whole=bool(batch.initial))
+        for part in batches.split(batch, limit, whole=batch.whole)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -184,6 +191,21 @@ def gradient_loss(
     )
     looks = {"policy_loss": policy, "value_loss": value, "entropy": entropy}
     return Loss(term.sum() / totals.steps, means(looks, totals.steps))
+
+
+@torch.no_grad()
+def beside(log_prob: Tensor, begun: Tensor, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of text, float [S] each: how far trainer and sampler differ, and policy and reference.
+
+    Args:
+        log_prob: float [S], the policy's.
+        begun: float [S], the policy's as the batch began.
+        step: columns of the batch.
+    """
+    looks = {"log_prob_gap": (begun - step["log_prob"]).abs()}
+    if "reference" in step:
+        looks["kl"] = k3(log_prob, step["reference"])
+    return looks
 
 
 @torch.no_grad()

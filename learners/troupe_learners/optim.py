@@ -81,6 +81,10 @@ class FlatOptimizer:
         """Set every gradient to zero, in place."""
         self.grad.zero_()
 
+    def forget(self) -> None:
+        """Be as it was before the first step, but for the parameters."""
+        self.torch_optimizer.state.clear()
+
     def anneal(self, progress: float) -> None:
         """Set the learning rate to its value after a share of the run, linearly from full to 0."""
         for group in self.torch_optimizer.param_groups:

@@ -20,7 +20,8 @@ from troupe.policies import Policy, Spaces
 from troupe_learners import on_policy
 from troupe_learners.advantages import gae, moments, normalise
 from troupe_learners.algorithms import Batch, Group, Loss, Plan, Roles, Totals
-from troupe_learners.kl import log_ratio
+from troupe_learners.corrections import trusted
+from troupe_learners.kl import k1, log_ratio
 from troupe_learners.losses import (
     actor_critic,
     adapted_beta,
@@ -30,6 +31,7 @@ from troupe_learners.losses import (
     value_error,
 )
 from troupe_learners.optim import OptimizerSettings
+from troupe_learners.text_measures import measures
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -101,6 +103,9 @@ class Config:
     """How far a batch may move a value before it gains nothing; none is any way."""
     entropy: Weight = 0.0
     """Weight of the entropy bonus."""
+    reference_kl: Weight = 0.0
+    """Of text: the reward of every token is less by this times log(pi/reference), k1, where the
+    reference is the model as it was before."""
     magnet: Magnet | None = None
     """For self-play: towards what the policy is pulled."""
     normalise: Literal["minibatch", "batch", "none"] = "minibatch"
@@ -153,6 +158,9 @@ class Algorithm:
         self._now = _now(s, roles.progress, policy.kl)
         reward = self._measures.rewards(batch, policy, roles)
         seen, bootstrap = on_policy.look(batch, policy, self._wanted(), s.micro_batch)
+        anchors = self._anchors(batch, seen)
+        if s.reference_kl:
+            reward = reward - s.reference_kl * k1(anchors["old_log_prob"], seen["reference"])
         credit = gae(
             reward,
             seen["value"],
@@ -167,7 +175,7 @@ class Algorithm:
         if s.normalise == "batch":
             totals = roles.add_up(moments(credit.advantage))
             columns["advantage"] = normalise(credit.advantage, totals)
-        columns |= self._anchors(batch, seen)
+        columns |= anchors
         if self.plan.tau is not None:
             columns["magnet"] = self._distribution(batch, roles.target)
         return batch.with_steps(columns)
@@ -202,13 +210,17 @@ class Algorithm:
             term = term + now.alpha * pull
         looks |= {"policy_loss": policy, "value_loss": value, "entropy": outputs["entropy"]}
         looks |= _travelled(log_prob, old, now)
+        if minibatch.context:
+            looks |= on_policy.beside(log_prob, old if self._remeasured else log_prob, step)
         return Loss(term.sum() / totals.steps, on_policy.means(looks, totals.steps))
 
     def after(self, batch: Batch, roles: Roles) -> Mapping[str, Tensor]:
         """Move the penalty's weight, and merge what was observed into the normaliser."""
         policy = on_policy.stochastic(roles.policy, "ppo")
-        moved = self._move_beta(batch, policy, roles)
-        return {**moved, **self._measures.after(batch, policy, roles)}
+        looks = dict(self._move_beta(batch, policy, roles))
+        if batch.context:
+            looks |= measures(batch, roles)
+        return {**looks, **self._measures.after(batch, policy, roles)}
 
     def state(self) -> Mapping[str, float]:
         """The penalty's weight, and returns that go on."""
@@ -240,6 +252,7 @@ class Algorithm:
     def _wanted(self) -> set[str]:
         """What `prepare` asks of the policy, besides values."""
         want = {"log_prob"} if self._remeasured else set()
+        want |= {"reference"} if self._settings.reference_kl else set()
         return want | {"distribution"} if self._penalised else want
 
     def _anchors(self, batch: Batch, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -250,6 +263,8 @@ class Algorithm:
             columns["weight"] = trusted(seen["log_prob"], acted, *self._settings.trust)
         if self._penalised:
             columns["old"] = seen["distribution"]
+        if "reference" in seen:
+            columns["reference"] = seen["reference"]
         return columns
 
     def _distribution(self, batch: Batch, policy: Policy) -> Tensor:
@@ -268,12 +283,18 @@ class Algorithm:
 
 
 def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:
-    """A small network of a policy and its critic; actors draw from the policy.
+    """A small network of a policy and its critic; actors draw from the policy. Of text, a language
+    model with a value.
 
     Raises:
-        UserError: the magnet is uniform over actions that are numbers.
+        UserError: the magnet is uniform over actions that are numbers; or a policy of text is to be
+            compared by distributions, or one of something else with a reference.
     """
     magnet = settings.magnet
+    if not spaces.observation:
+        return _of_text(settings)
+    if settings.reference_kl:
+        raise UserError("algorithm.reference_kl: it is of text, and here is none; leave it out")
     if magnet is not None and magnet.kind == "uniform" and isinstance(spaces.action, gym.Box):
         raise UserError(
             f"algorithm.magnet.kind: 'uniform', but nothing is uniform over {spaces.action}; "
@@ -282,14 +303,22 @@ def defaults(settings: Config, spaces: Spaces) -> Mapping[str, object]:
     return on_policy.DEFAULTS
 
 
-def trusted(old_log_prob: Tensor, acted_log_prob: Tensor, low: float, high: float) -> Tensor:
-    """pi_old / mu of every step, 0 where it lies outside [low, high]: float [S] each.
-
-    It makes expectations under the policy that acted, mu, into those under pi_old (Hilton et al.,
-    2022, arXiv:2110.00641), and leaves out what pi_old would hardly have done, or far more often.
-    """
-    ratio = log_ratio(old_log_prob, acted_log_prob).exp()
-    return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
+def _of_text(settings: Config) -> Mapping[str, object]:
+    if settings.batch is not None:
+        raise UserError(
+            "algorithm.batch: of text, text.groups says how much is trained on together"
+        )
+    for key, there in (
+        ("objective: penalty", settings.objective == "penalty"),
+        ("magnet", settings.magnet is not None),
+    ):
+        if there:
+            raise UserError(
+                f"algorithm.{key}: needs the whole distribution of every token, which is not kept of "
+                "text; take objective: clip, and reference_kl"
+            )
+    language = {"value": "head", "reference": settings.reference_kl > 0.0}
+    return {"network": {"kind": "language", "language": language}}
 
 
 def _plan(settings: Config) -> Plan:

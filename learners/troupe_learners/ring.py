@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
+import numpy as np
+
 from troupe.checkpoint import Position
 from troupe.episodes import Columns
 from troupe.store.replay import Taken
@@ -25,6 +27,7 @@ class Ring:
         batch: B, steps of a batch.
         position: where a checkpoint was in the stream; blocks come from behind `position.after`.
         whole: batches are of whole blocks, of B steps or a few more.
+        grouped: B counts groups, of whole blocks, rather than steps.
         retained_bytes: of blocks that are kept in the store after they were consumed, to fill a
             replay memory again; such blocks are given out once more after a restart.
     """
@@ -36,10 +39,12 @@ class Ring:
         position: Position,
         *,
         whole: bool = False,
+        grouped: bool = False,
         retained_bytes: int = 0,
     ) -> None:
         self._batch = batch
-        self._whole = whole
+        self._whole = whole or grouped
+        self._grouped = grouped
         self._retained_bytes = retained_bytes
         self._queues: dict[str, deque[Piece]] = {policy: deque() for policy in policies}
         """What is left of each block."""
@@ -61,7 +66,7 @@ class Ring:
                 rows = None if self._whole else slice(used, block.steps)
                 piece = Piece(block, credit, rows, taken.id, fresh=not again)
                 self._queues[block.policy].append(piece)
-                self._steps[block.policy] += block.steps - used
+                self._held[block.policy] += 0 if again else self._size(piece)
             self._changed.notify_all()
             return used
 
@@ -76,21 +81,22 @@ class Ring:
         with self._changed:
             self._changed.notify_all()
 
-    def drop(self, policy: str, older_than: int) -> int:
+    def drop(self, policy: str, older_than: int) -> list[Piece]:
         """See `Feed`."""
         with self._changed:
             stale = [piece for piece in self._queues[policy] if piece.block.oldest < older_than]
             for piece in stale:
                 self._queues[policy].remove(piece)
                 self._consume(piece)
-            return sum(piece.steps for piece in stale)
+            return stale
 
     def take(self, policy: str) -> list[Piece]:
         """See `Feed`."""
         with self._changed:
             queue = self._queues[policy]
-            if self._steps[policy] < self._batch:
-                raise ValueError(f"{policy}: {self._steps[policy]} steps of {self._batch} are here")
+            if self._held[policy] < self._batch:
+                what = "groups" if self._grouped else "steps"
+                raise ValueError(f"{policy}: {self._held[policy]} {what} of {self._batch} are here")
             pieces: list[Piece] = []
             missing = self._batch
             while missing > 0:
@@ -102,7 +108,7 @@ class Ring:
                 pieces.append(piece)
                 if piece.fresh:
                     self._consume(piece)
-                    missing -= piece.steps
+                    missing -= self._size(piece)
             return pieces
 
     def position(self, needed: Iterable[str] = ()) -> Position:
@@ -112,14 +118,19 @@ class Ring:
 
     def _restart(self, position: Position) -> None:
         self._ledger = Ledger(position, self._retained_bytes)
-        self._steps = dict.fromkeys(self._queues, 0)
+        self._held = dict.fromkeys(self._queues, 0)
+        """By policy: steps, or groups, that are yet to be learned from."""
         for queue in self._queues.values():
             queue.clear()
 
     def _consume(self, piece: Piece) -> None:
-        self._steps[piece.block.policy] -= piece.steps
+        self._held[piece.block.policy] -= self._size(piece)
         self._ledger.consume(piece.id, piece.steps)
 
+    def _size(self, piece: Piece) -> int:
+        """What a piece counts of a batch."""
+        return len(np.unique(piece.block.group)) if self._grouped else piece.steps
+
     def _full(self) -> tuple[str, ...]:
-        full = [policy for policy, steps in self._steps.items() if steps >= self._batch]
-        return tuple(sorted(full, key=self._steps.__getitem__, reverse=True))
+        full = [policy for policy, held in self._held.items() if held >= self._batch]
+        return tuple(sorted(full, key=self._held.__getitem__, reverse=True))

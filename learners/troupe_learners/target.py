@@ -30,9 +30,10 @@ class TargetNetwork:
     def __init__(
         self, module: nn.Module, flat: FlatModule, groups: Sequence[str], tau: float, every: int
     ) -> None:
-        copied = copy.deepcopy(module).requires_grad_(False)
+        copied = copy.deepcopy(module)
         self.policy = cast(Policy, copied)
         self._flat = FlatModule(copied, [self.policy.group(name) for name in groups])
+        copied.requires_grad_(False)
         self._policy = flat
         self._tau = tau
         self._every = every

@@ -49,6 +49,15 @@ class Observing(Protocol):
         ...
 
 
+@runtime_checkable
+class Publishing(Protocol):
+    """A policy whose actors need less than all of its weights, or know them by other names."""
+
+    def published(self, tensors: Columns) -> Columns:
+        """What of the weights travels, by the names that actors know."""
+        ...
+
+
 class Trainee:
     """A policy's whole state of learning.
 
@@ -140,6 +149,11 @@ class Trainee:
     def weights(self) -> dict[str, Array]:
         """A copy of the weights by name, in host memory: parameters (float32) and statistics."""
         return self._flat.weights()
+
+    def published(self) -> Columns:
+        """A copy of what actors need of the weights, by the names that they know."""
+        weights = self.weights()
+        return self.policy.published(weights) if isinstance(self.policy, Publishing) else weights
 
     def state(self) -> dict[str, Array]:
         """A copy of what else its training depends on, by name, in host memory.

@@ -75,9 +75,9 @@ class Turns:
         with self._changed:
             self._changed.notify_all()
 
-    def drop(self, policy: str, older_than: int) -> int:
+    def drop(self, policy: str, older_than: int) -> list[Piece]:
         """Nothing: in lockstep the age of a block is part of the plan."""
-        return 0
+        return []
 
     def take(self, policy: str) -> list[Piece]:
         """The turn's blocks of a policy, in the order of actors; see `Feed`."""

@@ -99,6 +99,9 @@ class Update:
         if self._plan.anneal:
             for optimizer in self._learning.optimizers.values():
                 optimizer.anneal(progress)
+        if self._plan.afresh:
+            for optimizer in self._learning.optimizers.values():
+                optimizer.forget()
         policy, target = self._learning.policy, self._learning.target
         return Roles(
             policy=policy,
@@ -119,8 +122,9 @@ class Update:
         """An epoch of this rank's steps, in as many parts as on every other rank."""
         parts = parts_of(self._plan, self._ranks.total(batch.steps))
         if self._by_fragments(batch):
-            parts = min(parts, self._ranks.least(len(batch.fragment["length"])))
-            return batches.shuffled_fragments(batch, parts, self._learning.shuffle)
+            together, shuffle = self._plan.together or bool(batch.context), self._learning.shuffle
+            parts = min(parts, self._ranks.least(batches.units(batch, together=together)))
+            return batches.shuffled_fragments(batch, parts, shuffle, together=together)
         parts = min(parts, self._ranks.least(batch.steps))
         return batches.shuffled(batch, parts, self._learning.shuffle)
 
@@ -129,7 +133,9 @@ class Update:
         total = self._ranks.total(minibatch.steps)
         if (name := self._plan.normalise) is not None:
             minibatch = minibatch.with_steps({name: self._normalised(minibatch.step[name])})
-        return minibatch, Totals(total)
+        if not self._by_fragments(minibatch):
+            return minibatch, Totals(total)
+        return minibatch, Totals(total, self._ranks.total(len(minibatch.fragment["length"])))
 
     def _normalised(self, column: Tensor) -> Tensor:
         """Of mean 0 and deviation 1 over all ranks; in a third of the time where there is but one."""
@@ -139,7 +145,7 @@ class Update:
         return (column - mean) / (deviation + 1e-8)
 
     def _by_fragments(self, batch: Batch) -> bool:
-        return self._plan.segments or bool(batch.initial)
+        return self._plan.segments or self._plan.together or batch.whole
 
     def _step(
         self, minibatch: Batch, totals: Totals, scalars: Scalars

@@ -20,7 +20,7 @@ from troupe.jobs.stages import open_stages
 from troupe.metrics import Metrics
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
-from troupe_learners import algorithms, league, lockstep, meeting
+from troupe_learners import algorithms, league, lockstep, meeting, prompting
 from troupe_learners.algorithms import Algorithm
 from troupe_learners.batches import Piece
 from troupe_learners.company import Company
@@ -145,6 +145,7 @@ class Session:
             memories=self._in_lockstep,
         )
         self._league = league.create(ends, tuple(policies)) if ranks.first else league.Nobody()
+        self._prompts = prompting.create(ends, ranks)
         self._begin(self._saver.restore())
         self._agreed = _Agreed(False, False, False, self._progress.seconds, self._saver.saved, ())
         learners = {name: trainee.algorithm for name, trainee in self._trainees.items()}
@@ -228,9 +229,11 @@ class Session:
         oldest = self._trainees[policy].updates - self._job.store.max_staleness
         dropped = self._feed.drop(policy, older_than=oldest)
         if dropped:
-            self._consume(dropped)
-            self._ends.metrics.add("stale_steps", dropped)
-        return dropped > 0
+            steps = sum(piece.steps for piece in dropped)
+            self._consume(steps)
+            self._prompts.consumed(dropped)
+            self._ends.metrics.add("stale_steps", steps)
+        return bool(dropped)
 
     def _train(self, trainee: Trainee) -> None:
         pieces = self._feed.take(trainee.name)
@@ -244,6 +247,7 @@ class Session:
         self._progress.steps += self._ranks.total(steps)
         self._report(trainee, scalars)
         self._publish(trainee)
+        self._prompts.consumed(pieces)
         if self._in_lockstep:  # where actors wait for the weights first of all
             self._consume(steps)
 
@@ -252,7 +256,7 @@ class Session:
         if not self._ranks.first:
             self._ends.replay.published(trainee.name, trainee.updates)
             return
-        weights = trainee.weights()
+        weights = trainee.published()
         self._past[trainee.name].append((trainee.updates, weights))
         self._league.announce(trainee.name, trainee.updates)
         self._publisher.publish(trainee.name, trainee.updates, weights)
@@ -272,6 +276,7 @@ class Session:
         return (
             self._ends.reporter.stop.is_set()
             or self._done() >= 1.0
+            or self._prompts.exhausted(self.updates)
             or (minutes is not None and self._progress.seconds >= 60 * minutes)
         )
 
@@ -318,6 +323,7 @@ class Session:
         self._league.restore(saved.documents if saved else {})
         position = self._position(saved.position if saved else None)
         self._restore_store(position)
+        self._prompts.restore(saved.documents if saved else {})
         self._feed = self._make_feed(position)
 
     def _make_feed(self, position: Position) -> Ring | Turns:
@@ -327,6 +333,7 @@ class Session:
                 turn_steps(self._job, self._plan, self._ranks.rank),
                 position,
                 whole=self._plan.whole,
+                grouped=self._job.text is not None,
                 retained_bytes=retained_bytes(self._job) // 2 if self._plan.replay else 0,
             )
         count, turn = self._job.actors.count, self.updates // len(self._trainees)
@@ -368,7 +375,7 @@ class Session:
             lockstep.begin(self._ends.board, self._ends.attempt, turn, self._resume, count)
 
     def _moment(self) -> Moment:
-        documents = self._league.dump()
+        documents = {**self._league.dump(), **self._prompts.dump()}
         if isinstance(self._feed, Turns):
             past = {name: dict(list(kept)[:-1]) for name, kept in self._past.items()}
             resume = self._feed.resume or self._resume
@@ -391,6 +398,7 @@ class Session:
                 "a run in lockstep cannot go on; resume it from its checkpoint"
             )
         self._restore_store(Position())
+        self._prompts.restore(self._prompts.now())
         self._intake.resume(self._position(None))
 
     def _restore_store(self, position: Position) -> None:
