@@ -24,7 +24,13 @@ PATIENCE = 60.0
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     # What takes seconds to import, and is imported late.
-    ["torch._dynamo", "gymnasium", *(PATHS[role].partition(":")[0] for role in ROLES)]
+    [
+        "torch._dynamo",
+        "gymnasium",
+        "troupe_actors.text",
+        "transformers.models.llama.modeling_llama",
+        *(PATHS[role].partition(":")[0] for role in ROLES),
+    ]
 )
 
 
@@ -73,7 +79,8 @@ class Crew:
     def look_after(self) -> bool:
         """Start again what was killed; whether the learner is done."""
         for (role, slot), process in list(self.posts.items()):
-            if process.exitcode == -signal.SIGKILL:
+            # 255: so early that nobody could see how it ended.
+            if process.exitcode in (-signal.SIGKILL, 255):
                 self.start(role, slot)
             elif process.exitcode:
                 raise AssertionError((self.run / f"{role}-{slot}.log").read_text())

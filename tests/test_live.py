@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from troupe import curves
-from troupe.frame import Evaluation, Frame, Learned, Returns, Waits
+from troupe import completions, curves
+from troupe.blocks import clock_text, short
+from troupe.frame import Completions, Evaluation, Frame, Learned, Prompts, Returns, Score, Waits
 from troupe.jobs.spec import GameSettings, Job
 from troupe.live import LineView, ScreenView, SilentView, open_view
 from troupe.runs import RunFolder
-from troupe.screen import Happening, clock_text, interval, picture, short
+from troupe.screen import Happening, interval, picture
 
 FRAME = Frame(
     time=1e9,
@@ -76,6 +77,55 @@ SOLO = replace(
     returns=Returns(312.4, 312.4, 487.25, 475.15, 499.35, 487.25),
 )
 """A run in an environment, in lockstep."""
+TEXT = replace(
+    FRAME,
+    capacity=0,
+    backlog=0,
+    updates=87,
+    updates_per_second=1.94,
+    waiting_for="",
+    learned=(
+        Learned(
+            "agent",
+            87,
+            0.0012,
+            0.5,
+            None,
+            1,
+            {
+                "loss": 0.0012,
+                "grad_norm": 0.4812,
+                "entropy": 1.5512,
+                "approx_kl": 0.00131,
+                "clip_fraction": 0.0271,
+                "log_prob_gap": 2.1e-06,
+                "reward": 0.6,
+                "reward/exact": 0.7,
+                "completion_length": 5.1,
+                "truncated": 0.01,
+                "zero_variance": 0.25,
+            },
+        ),
+    ),
+    evaluations=(),
+    completions=Completions(
+        scores=(
+            Score("reward", 0.6121, 0.7014, 0.6885, 0.7143),
+            Score("exact", 0.7121, 0.8014, 0.7885, 0.8143),
+            Score("overlong", -0.1, -0.1, -0.12, -0.08),
+        ),
+        length=5.12,
+        truncated=0.013,
+        failed=0.002,
+        judged_length=5.01,
+        judged_truncated=0.0,
+        count=297_000,
+        per_second=2230.4,
+        dropped_groups=12,
+        prompts=Prompts(ready=4412, leased=16, done=5588, dropped=3, dead=2),
+    ),
+)
+"""A run of a language model, in lockstep."""
 EVENTS = [Happening(1e9 + i, f"event {i}, {'which is told at length ' * 8}") for i in range(40)]
 
 
@@ -148,7 +198,77 @@ def test_the_screen_of_an_environment_tells_returns_and_no_win_rates():
     assert "WP" not in "\n".join(drawn(early))
 
 
-@pytest.mark.parametrize("frame", [FRAME, SOLO])
+def test_the_screen_of_a_language_model_tells_rewards_and_prompts():
+    text = "\n".join(drawn(TEXT))
+    for said in (
+        "Completions, judged at 1.40 M tokens",
+        "reward      0.612   0.701  ± 0.013",
+        "overlong   -0.100  -0.100  ± 0.020",
+        "tokens        5.1     5.0",
+        "cut off      1.3%    0.0%",
+        "failed       0.2%",
+        "tokens sampled   11,420 /s",
+        "completions     2,230.4 /s",
+        "entropy                     1.5512",
+        "approx KL                 1.31e-03",
+        "clipped                       2.7%",
+        "groups without variance      25.0%",
+        "trainer-sampler gap       2.10e-06",
+        "4,412 ready, 16 leased",
+        "           5,588 done, 3 dropped",
+        "           2 dead",
+    ):
+        assert said in text
+    for unsaid in ("WP", "decisions", "completion length"):
+        assert unsaid not in text
+    tall = "\n".join(drawn(TEXT, 120, 40))
+    assert "gradient norm               0.4812" in tall
+    assert "queue      0 tokens" in tall
+
+
+def test_a_language_model_has_something_to_see_before_anything_reports():
+    nothing = completions.told({}, 0.0, None)
+    early = replace(TEXT, learned=(), reported={}, completions=nothing, staleness=None)
+    text = "\n".join(drawn(early))
+    for said in ("starting", "Completions", "reward", "Learning"):
+        assert said in text
+
+
+def test_a_single_reward_that_is_the_sum_is_shown_once():
+    assert TEXT.completions is not None
+    single = replace(TEXT.completions, scores=TEXT.completions.scores[:2])
+    assert "exact" not in "\n".join(drawn(replace(TEXT, completions=single)))
+
+
+def test_many_rewards_leave_room_for_the_rest():
+    assert TEXT.completions is not None
+    many = tuple(Score(f"part{i}", 0.5, None, None, None) for i in range(12))
+    scores = (TEXT.completions.scores[0], *many)
+    frame = replace(TEXT, completions=replace(TEXT.completions, scores=scores))
+    low, tall = "\n".join(drawn(frame)), "\n".join(drawn(frame, 120, 50))
+    assert "part1" in low
+    assert "trainer-sampler gap" in low
+    assert "part11" not in low
+    assert "part11" in tall
+
+
+def test_the_line_of_a_language_model():
+    pipe = console(terminal=False)
+    with LineView(pipe) as view:
+        view.show(TEXT)
+    (line,) = output(pipe).splitlines()
+    assert line.isascii()
+    assert line.split(maxsplit=1)[1] == (
+        "step 1,489,200 (78%), 11,420 tokens/s, 6,310 steps/s, 1.9 updates/s, queue 0, "
+        "waiting: actors for the learner 34%, staleness 0.8, reward 0.612, exact 0.712, "
+        "overlong -0.100, judged 0.701, length 5.1, cut off 1%, rewards failed 0.2%, "
+        "entropy 1.5512, approx KL 1.31e-03, clipped 2.7%, groups without variance 25.0%, "
+        "trainer-sampler gap 2.10e-06, loss 0.0012, prompts 4,412 ready, 16 leased, 5,588 done, "
+        "3 dropped, 2 dead, 1,640 MB, 1:15 left"
+    )
+
+
+@pytest.mark.parametrize("frame", [FRAME, SOLO, TEXT])
 @pytest.mark.parametrize("width", [40, 60, 75, 76, 80, 100, 200])
 @pytest.mark.parametrize("height", [12, 24, 50])
 def test_the_picture_fits_its_terminal(frame: Frame, width: int, height: int):
@@ -318,6 +438,65 @@ def test_curves_of_an_environment_show_returns():
     assert list(judged.get_xdata()) == [0, 5000, 10_000, 15_000, 20_000]
     names = [line.get_label() for line in loss.lines if line.get_label() != "_raw"]
     assert names == ["policy, agent", "value, agent"]
+
+
+def text_lines() -> list[dict[str, float]]:
+    """Of a language model that learns: a line each update, every fifth weights judged."""
+    return [
+        {
+            "step": 640.0 * i,
+            "updates": float(i),
+            "decisions_per_second": 12_000.0,
+            "steps_per_second": 9000.0 + 500 * math.sin(i),
+            "actor/reward": 1 - math.exp(-i / 60),
+            "actor/reward/exact": 1 - math.exp(-i / 60),
+            "actor/reward/length": -0.1 * math.exp(-i / 60),
+            "actor/reward_failed": 0.0,
+            "actor/completion_length": 5.0,
+            "learner/reward/agent": 1 - math.exp(-i / 60) + 0.03 * math.sin(3 * i),
+            "learner/reward/exact/agent": 1 - math.exp(-i / 60),
+            "learner/completion_length/agent": 5 + 2 * math.exp(-i / 40),
+            "learner/truncated/agent": 0.2 * math.exp(-i / 40),
+            "learner/zero_variance/agent": i / 300,
+            "learner/clip_fraction/agent": 0.02,
+            "learner/entropy/agent": 2 * math.exp(-i / 80),
+            "learner/approx_kl/agent": 0.001 + 0.0005 * math.sin(i),
+            "learner/log_prob_gap/agent": 3e-6,
+            "learner/staleness": 1.0,
+            "learner/staleness_max": 1.0,
+            "learner/training_seconds": 0.5 * i,
+            "evaluator/eval/step": 640.0 * 5 * (i // 5),
+            "evaluator/eval/reward": 1 - math.exp(-(i // 5) / 12),
+            "evaluator/eval/reward_low": 0.97 - math.exp(-(i // 5) / 12),
+            "evaluator/eval/reward_high": 1.03 - math.exp(-(i // 5) / 12),
+            "evaluator/eval/reward/exact": 1 - math.exp(-(i // 5) / 12),
+            "evaluator/eval/completion_length": 5.0,
+        }
+        for i in range(1, 201)
+    ]
+
+
+def test_curves_of_a_language_model_show_rewards_over_tokens():
+    figure = curves.picture("sort-grpo-1", text_lines())
+    assert "128 k tokens, 200 updates in 1:40" in str(figure.get_suptitle())
+    reward, parts, length, shares, entropy, divergence, speed, _ = figure.axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in reward.lines}
+    assert drawn.keys() == {"_raw", "as sampled", "judged"}
+    assert drawn["_raw"][0] == text_lines()[0]["learner/reward/agent"]
+    assert len(drawn["judged"]) == 41
+    told = [[line.get_label() for line in panel.lines] for panel in (parts, shares, divergence)]
+    assert [[label for label in labels if not label.startswith("_")] for labels in told] == [
+        ["exact", "length"],
+        ["cut off", "groups without variance", "clipped"],
+        ["approx KL", "trainer-sampler gap"],
+    ]
+    assert "tokens sampled" in {line.get_label() for line in speed.lines}
+    assert length.lines
+    assert entropy.lines
+    alone = [{"step": 1.0, "actor/completion_length": 3.0, "actor/reward": 0.5}]
+    reward = curves.picture("x", alone).axes[0]
+    assert reward.lines[0].get_ydata()[0] == 0.5
+    assert "judged" not in {line.get_label() for line in reward.lines}
 
 
 def test_curves_of_a_run_that_never_trained_say_so(tmp_path: Path):

@@ -24,6 +24,7 @@ from troupe.jobs.setting import (
 from troupe.jobs.spec import GameSettings, Job
 from troupe.live import SilentView
 from troupe.monitor import Monitor
+from troupe.prompts.record import PromptRecord
 from troupe.store import StoreError
 from troupe.store.board import Board
 from troupe_actors.environments import EnvironmentFaultError
@@ -65,6 +66,9 @@ class Surroundings:
     def request_stop(self, reason: str) -> None:
         self.said.append(reason)
 
+    def write(self) -> None:
+        self.said.append("the prompts")
+
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
@@ -80,7 +84,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
         view = SilentView()
         crew = local.Crew(JOB, view, {}, lambda: None)
         board, monitor = cast(Board, around), cast(Monitor, around)
-        return local._watch(crew, board, monitor, view, stop)
+        record = cast(PromptRecord, around)
+        return local._watch(crew, board, monitor, record, view, stop)
 
     return run
 
@@ -88,7 +93,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
 def test_a_run_ends_with_its_learner(watch: Callable[..., bool]) -> None:
     around = Surroundings()
     assert watch(around, {"learner": True}, stopped=False)
-    assert around.said == ["the learner is done"]
+    assert around.said == ["the prompts", "the learner is done"]
 
 
 def test_told_to_stop_before_training_it_ends_at_once(watch: Callable[..., bool]) -> None:

@@ -13,11 +13,11 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from troupe.errors import TroupeError
-from troupe.frame import Returns, Waits
+from troupe.frame import Prompts, Returns, Score, Waits
 from troupe.jobs.spec import EnvironmentSettings, GameSettings, Job, StopSettings
 from troupe.journal import read
 from troupe.monitor import Monitor, outlook
-from troupe.runs import RunFolder
+from troupe.runs import RunFolder, write_aside
 from troupe.track import SILENT, Track
 
 JOB = Job(
@@ -125,6 +125,55 @@ def test_an_environments_run_is_told_by_its_returns(tmp_path: Path):
     assert frame.learned[0].scalars == {"value_loss": 3.0}
     assert frame.learned[0].lag is None
     assert (frame.capacity, frame.queue_fill, frame.evaluations) == (0, 0.0, ())
+
+
+def test_a_language_models_run_is_told_by_its_rewards_and_prompts(tmp_path: Path):
+    job = Job(name="sort", algorithm={"name": "grpo"}, schedule="lockstep")
+    scene = Scene(RunFolder.create(tmp_path, job))
+    sampled = {"completion_length": 5.0, "truncated": 0.25, "reward_failed": 0.0}
+    judged = {"eval/reward": 0.7, "eval/reward_low": 0.6, "eval/reward_high": 0.8}
+    parts = {f"eval/reward/exact{end}": value for end, value in (("", 1.0), ("_low", 0.9))}
+    with Monitor(scene, scene.folder, job, clock=lambda: scene.now) as monitor:
+        first = monitor.poll()
+        assert first.returns is None
+        assert first.completions is not None
+        assert first.completions.scores == (Score("reward", None, None, None, None),)
+        assert first.completions.prompts is None
+        prompts_stand(scene.folder, ready=9, done=4, dead_count=0)
+        for scene.now in (10.0, 20.0):
+            for slot in (0, 1):
+                rewards = {"reward": 0.4 + 0.2 * slot, "reward/exact": 0.5, "reward/aside": 2.0}
+                counts = {"tokens": 500 * scene.now, "completions": 100 * scene.now}
+                scene.tell(f"actor-{slot}", "tokens completions", **rewards, **sampled, **counts)
+            told = {"reward/agent": 0.5, "entropy/agent": 1.5, "updates/agent": 7.0}
+            scene.tell("learner-0", steps_trained=640.0, **told)
+            scene.tell("evaluator-0", **judged, **parts, **{"eval/truncated": 0.1})
+            frame = monitor.poll()
+        prompts_stand(scene.folder, ready=7, done=5, dead_count=1)
+        after = monitor.poll()
+    text = frame.completions
+    assert text is not None
+    assert text.scores == (
+        Score("reward", 0.5, 0.7, 0.6, 0.8),
+        Score("aside", 2.0, None, None, None),
+        Score("exact", 0.5, 1.0, 0.9, None),
+    )
+    assert (text.length, text.truncated, text.judged_truncated) == (5.0, 0.25, 0.1)
+    assert (text.count, text.per_second) == (4000, 200)
+    assert (frame.decisions, frame.decisions_per_second, frame.played) == (20_000, 1000, "tokens")
+    assert text.prompts == Prompts(ready=9, leased=1, done=4, dropped=3, dead=0)
+    assert after.events == ("1 prompt put aside: `troupe prompts` says why",)
+    scalars = after.scalars()
+    assert (scalars["prompts_dead"], scalars["completions_per_second"]) == (1, 200)
+    assert frame.learned[0].scalars == {"reward": 0.5, "entropy": 1.5}
+
+
+def prompts_stand(folder: RunFolder, **counts: int) -> None:
+    """What the launcher writes of a run's prompts."""
+    lease = {"prompt": 1, "epoch": 0, "holder": "actor-0", "seconds": 1.0, "left": 59.0}
+    document = {"time": 1e9, "prompts": 20, "epoch": 0, "epochs": 1, "returned": 0, "waiting": 0}
+    document |= {"leased": [lease], "dropped": {"zero variance": 3}, "dead": [], **counts}
+    write_aside(folder.path / "prompts.json", json.dumps(document))
 
 
 def test_a_rate_looks_back_ten_seconds():

@@ -4,16 +4,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
-from troupe.episodes import Array
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import EnvironmentSettings, Job
+from troupe.weights.client import Weights
 from troupe.weights.errors import DamagedError, MissingError, UnreachableError
-from troupe_actors import agents, arena, deals, equilibrium, trials
+from troupe_actors import agents, arena, deals, equilibrium, text_trials, trials
 from troupe_actors.agents.policy import PolicyAgent
+from troupe_actors.completions import POLICY
+from troupe_actors.text_trials import Exam
 from troupe_actors.trials import Soloist
 
 log = logging.getLogger("troupe.evaluator")
@@ -21,6 +25,8 @@ log = logging.getLogger("troupe.evaluator")
 NICENESS = 15
 SEED = 0
 """Deals and episodes are those that `troupe eval` plays by default."""
+ENGINE = "tiny"
+"""What answers prompts here: one that takes a share of a GPU's memory finds none beside the actors'."""
 _LOOK_SECONDS = 0.5
 
 
@@ -50,12 +56,16 @@ class Trial(Protocol):
     policies: Sequence[str]
     """Those whose weights it needs."""
 
-    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+    def load(self, policy: str, weights: Weights) -> None:
         """Take the weights of one policy."""
         ...
 
     def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """Results by name, without the prefix `eval/`; None where `stopped` said so meanwhile."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is judged any more."""
         ...
 
 
@@ -73,9 +83,9 @@ class Matches:
         self._deals = deals.generate(self._game, job.evaluation.deals, SEED)
         self._yardstick = equilibrium.yardstick(job, self._game)
 
-    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+    def load(self, policy: str, weights: Weights) -> None:
         """See `Trial`."""
-        self._agent.load(policy, tensors)
+        self._agent.load(policy, weights.tensors)
 
     def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """See `Trial`."""
@@ -94,6 +104,9 @@ class Matches:
             shown["nash_conv"] = measured.nash_conv
         return shown
 
+    def close(self) -> None:
+        """See `Trial`."""
+
 
 class Solo:
     """Episodes of an environment."""
@@ -104,9 +117,9 @@ class Solo:
         self._soloist = Soloist(job.name, job, self._driver.spaces)
         self.policies: Sequence[str] = [self._soloist.policy]
 
-    def load(self, policy: str, tensors: Mapping[str, Array]) -> None:
+    def load(self, policy: str, weights: Weights) -> None:
         """See `Trial`."""
-        self._soloist.acting.load(tensors)
+        self._soloist.acting.load(weights.tensors)
 
     def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """See `Trial`."""
@@ -116,6 +129,34 @@ class Solo:
         mean, low, high = result.interval
         shown = {"return": mean, "return_low": low, "return_high": high}
         return {**shown, "length": float(result.lengths.mean())}
+
+    def close(self) -> None:
+        """See `Trial`."""
+        self._driver.close()
+
+
+class Questions:
+    """Prompts for a language model."""
+
+    policies: Sequence[str] = (POLICY,)
+
+    def __init__(self, job: Job) -> None:
+        settings = text_trials.settings_of(job)
+        engine = replace(settings.engine, name=ENGINE)
+        self._exam = Exam(job.name, replace(settings, engine=engine))
+
+    def load(self, policy: str, weights: Weights) -> None:
+        """See `Trial`."""
+        self._exam.load(weights.version, weights.tensors, weights.bfloat16)
+
+    def judge(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """See `Trial`."""
+        result = self._exam.judge(SEED, stopped)
+        return None if result is None else result.gauges()
+
+    def close(self) -> None:
+        """See `Trial`."""
+        self._exam.close()
 
 
 class Judge:
@@ -129,10 +170,11 @@ class Judge:
 
     def run(self) -> None:
         """See `Evaluator.run`."""
-        while not self._stop.is_set():
-            due = time.monotonic() + self._every
-            pause = max(0.0, due - time.monotonic()) if self.judge() else _LOOK_SECONDS
-            self._stop.wait(pause)
+        with closing(self._trial):
+            while not self._stop.is_set():
+                due = time.monotonic() + self._every
+                pause = max(0.0, due - time.monotonic()) if self.judge() else _LOOK_SECONDS
+                self._stop.wait(pause)
 
     def judge(self) -> bool:
         """Judge the newest weights; false where there were none to be had."""
@@ -152,7 +194,7 @@ class Judge:
                 return False
             for policy in policies:
                 weights = client.fetch(policy)
-                self._trial.load(policy, weights.tensors)
+                self._trial.load(policy, weights)
                 self._ends.metrics.set(f"version/{policy}", weights.version)
         except (DamagedError, MissingError, UnreachableError) as error:
             self._ends.metrics.add("weight_misses")
@@ -178,8 +220,11 @@ def trial_of(job: Job) -> Trial:
     """What a job's policies are judged by.
 
     Raises:
-        UserError: an opponent or the environment is not to be had.
+        UserError: an opponent, the environment, or what a language model is judged by is not to be
+            had.
     """
     if job.environment is not None:
         return Solo(job, job.environment)
-    return Matches(job)
+    if job.game is not None:
+        return Matches(job)
+    return Questions(job)

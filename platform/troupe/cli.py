@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint(resume)
     resume.set_defaults(command=_resume)
 
-    judge = commands.add_parser("eval", help="judge a run: its returns, or its play against others")
+    judge = commands.add_parser(
+        "eval", help="judge a run: its returns, its play against others, or its rewards"
+    )
     _run(judge)
     judge.add_argument(
         "--against",
@@ -78,7 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--deal-file", type=Path, help="play the deals of this file")
     judge.add_argument("--episodes", type=int, help="of an environment: episodes (default: 100)")
     judge.add_argument(
-        "--seed", type=int, default=0, help="seed of the deals or episodes (default: 0)"
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="of a language model: what it is asked (default: as the job says)",
+    )
+    judge.add_argument("--limit", type=int, metavar="N", help="of the prompts, the first so many")
+    judge.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of a language model: 0 takes the likeliest token (default: as the job says)",
+    )
+    judge.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the deals, episodes or completions (default: 0)",
     )
     judge.add_argument("--json", action="store_true", help="print the result as JSON")
     _checkpoint(judge)
@@ -91,11 +109,47 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint(play)
     play.set_defaults(command=_play)
 
+    chat = commands.add_parser("chat", help="talk to a run's language model")
+    _run(chat)
+    chat.add_argument(
+        "--temperature", type=float, default=0.0, help="0 says what is likeliest (default: 0)"
+    )
+    chat.add_argument(
+        "--max-tokens", type=int, default=256, metavar="N", help="of an answer (default: 256)"
+    )
+    chat.add_argument(
+        "--plain", action="store_true", help="go on with each line, without the chat template"
+    )
+    _checkpoint(chat)
+    chat.set_defaults(command=_chat)
+
+    export = commands.add_parser(
+        "export", help="write a run's language model as a folder that transformers opens"
+    )
+    _run(export)
+    export.add_argument(
+        "--to", type=Path, metavar="DIR", help="where to (default: model/ in the run's folder)"
+    )
+    _checkpoint(export)
+    export.set_defaults(command=_export)
+
     league = commands.add_parser("league", help="print how a run fares against its pool, with Elo")
     _run(league)
     league.add_argument("--json", action="store_true", help="print all of it as JSON")
     _checkpoint(league)
     league.set_defaults(command=_league)
+
+    samples = commands.add_parser(
+        "samples", help="show what a language model was asked, what it said, and its rewards"
+    )
+    _run(samples)
+    samples.add_argument(
+        "--step", type=int, metavar="N", help="as its weights were after N updates (default: now)"
+    )
+    samples.add_argument("--best", type=int, default=3, metavar="K", help="how many (default: 3)")
+    samples.add_argument("--worst", type=int, default=3, metavar="K", help="how many (default: 3)")
+    samples.add_argument("--json", action="store_true", help="print them whole, as JSON")
+    samples.set_defaults(command=_samples)
 
     checking = commands.add_parser(
         "check-env", help="say in one line whether an environment or a game is sound"
@@ -113,6 +167,14 @@ def _parser() -> argparse.ArgumentParser:
         help="passed to the environment, or a rule of the game; may be repeated",
     )
     checking.set_defaults(command=_check_env)
+
+    prompts = commands.add_parser(
+        "prompts", help="print how a run stands with its prompts: ready, leased, done, dead"
+    )
+    _run(prompts)
+    prompts.add_argument("--dead", action="store_true", help="only those put aside, all of them")
+    prompts.add_argument("--json", action="store_true", help="print all of it as JSON")
+    prompts.set_defaults(command=_prompts)
 
     listing = commands.add_parser("list", help="list the runs and how they stand")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")
@@ -177,10 +239,41 @@ def _league(options: argparse.Namespace) -> int:
     return standings.show(run, options.checkpoint, as_json=options.json)
 
 
+def _samples(options: argparse.Namespace) -> int:
+    from troupe import gallery
+    from troupe.runs import RunFolder
+
+    run = RunFolder.find(options.run, options.runs)
+    return gallery.show(run, options.step, options.best, options.worst, as_json=options.json)
+
+
+def _prompts(options: argparse.Namespace) -> int:
+    from troupe.prompts.show import show
+    from troupe.runs import RunFolder
+
+    run = RunFolder.find(options.run, options.runs)
+    return show(run, dead=options.dead, as_json=options.json)
+
+
 def _play(options: argparse.Namespace) -> int:
     from troupe.jobs import session
 
     return session.play(options)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from troupe.jobs import session
+
+    return session.chat(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from troupe.language.export import export
+    from troupe.runs import RunFolder
+
+    run = RunFolder.find(options.run, options.runs)
+    print(export(run, options.checkpoint, options.to))
+    return 0
 
 
 def _check_env(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """One look at a whole run: what the live view shows and `metrics.jsonl` and TensorBoard keep."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 NOTICEABLE = 0.05
 """Share of its time from which on a side is said to wait."""
@@ -56,6 +56,58 @@ class Returns:
     judged_high: float | None
     """Ends of the 95 % confidence interval of `judged`."""
     judged_length: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward of completions, or one of its components, unweighted."""
+
+    name: str
+    """`reward` for the weighted sum, else the component's label."""
+    sampled: float | None
+    """Mean of the newest completions of all actors."""
+    judged: float | None
+    """Mean of the newest evaluation."""
+    judged_low: float | None
+    judged_high: float | None
+    """Ends of the 95 % confidence interval of `judged`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """How many prompts there are of each kind."""
+
+    ready: int
+    """To be given out in this epoch."""
+    leased: int
+    """In the hands of actors."""
+    done: int
+    """Answered, over all epochs."""
+    dropped: int
+    """Answered, and of no use to the learner."""
+    dead: int
+    """Put aside, since answering them failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What completions of a language model brought. None is what nobody has told yet."""
+
+    scores: tuple[Score, ...]
+    """The reward, then its components."""
+    length: float | None
+    """Mean tokens of the newest completions."""
+    truncated: float | None
+    """Share of those that came to no end."""
+    failed: float | None
+    """Share of those that a reward failed on."""
+    judged_length: float | None
+    judged_truncated: float | None
+    count: float
+    per_second: float
+    dropped_groups: int
+    """Groups that actors dropped, since nothing can be learned from them."""
+    prompts: Prompts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +177,8 @@ class Frame:
     """What happened since the frame before."""
     reported: Mapping[str, float]
     """`role/name`: counters summed over a role's processes, gauges averaged."""
+    completions: Completions | None = None
+    """Of a language model, where `decisions` are sampled tokens."""
 
     @property
     def training(self) -> bool:
@@ -134,6 +188,8 @@ class Frame:
     @property
     def played(self) -> str:
         """What `decisions` counts, for a person."""
+        if self.completions is not None:
+            return "tokens"
         return "decisions" if self.returns is None else "steps played"
 
     @property
@@ -161,3 +217,8 @@ class Frame:
             yield "progress", self.progress
         if self.seconds_left is not None:
             yield "seconds_left", self.seconds_left
+        if self.completions is not None:
+            yield "completions_per_second", self.completions.per_second
+        if self.completions is not None and self.completions.prompts is not None:
+            for name, count in asdict(self.completions.prompts).items():
+                yield f"prompts_{name}", count

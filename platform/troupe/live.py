@@ -9,11 +9,13 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from troupe import text_blocks
+from troupe.blocks import clock_text
 from troupe.frame import Frame
 from troupe.jobs.roles import title
 from troupe.jobs.spec import Job
 from troupe.runs import RunFolder
-from troupe.screen import Happening, clock_text, picture
+from troupe.screen import Happening, picture
 
 EVERY = 10.0
 """Seconds between two plain lines."""
@@ -171,7 +173,9 @@ def line(frame: Frame) -> str:
     ]
     if frame.staleness is not None:
         parts.append(f"staleness {frame.staleness:.1f}")
-    if losses:
+    if frame.completions is not None:
+        parts += text_blocks.phrases(frame.completions, next(iter(frame.learned), None))
+    elif losses:
         parts.append(f"loss {sum(losses) / len(losses):.3f}")
     parts += [f"Elo {policy.elo:.0f}" for policy in frame.learned if policy.elo is not None]
     parts += [f"WP {e.wp:.3f} against {e.opponent}" for e in frame.evaluations]

@@ -11,10 +11,13 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
+from troupe import completions
+from troupe.blocks import counted
 from troupe.errors import TroupeError
-from troupe.frame import Evaluation, Frame, Learned, Returns, Waits
+from troupe.frame import Completions, Evaluation, Frame, Learned, Returns, Waits
 from troupe.jobs.spec import Job, StopSettings
 from troupe.journal import Journal
+from troupe.prompts.watch import PromptWatch
 from troupe.runs import RunFolder
 from troupe.track import Track
 
@@ -48,7 +51,11 @@ class Monitor:
         # A store that outlives a launcher still shows what the attempt before put up.
         self._left_behind = dict(board.snapshots())
         self._limits = job.stop
-        self._solo = job.game is None
+        self._solo = job.environment is not None
+        self._writes = job.game is None and job.environment is None
+        self._made = "tokens" if self._writes else "decisions"
+        """What actors count of what they do."""
+        self._prompts = PromptWatch(folder)
         self._bounded = job.schedule != "lockstep"
         self._attempt = folder.attempts
         self._clock, self._wall = clock, wall
@@ -145,8 +152,8 @@ class Monitor:
             workers=len(alive),
             step=int(reported.get("learner/steps_trained", 0)),
             updates=int(reported.get("learner/updates", 0)),
-            decisions=before + reported.get("actor/decisions", 0.0),
-            decisions_per_second=sum(track.rate("decisions") for track in actors),
+            decisions=before + reported.get(f"actor/{self._made}", 0.0),
+            decisions_per_second=sum(track.rate(self._made) for track in actors),
             steps_per_second=sum(track.rate("steps_trained") for track in learners),
             updates_per_second=sum(track.rate("updates") for track in learners),
             waits=Waits(blocked(actors), blocked(learners)),
@@ -167,7 +174,12 @@ class Monitor:
             restarts=sum(track.restarts for track in self._tracks.values()),
             events=(),
             reported=reported,
+            completions=self._completions(reported, actors) if self._writes else None,
         )
+
+    def _completions(self, reported: Mapping[str, float], actors: Sequence[Track]) -> Completions:
+        rate = sum(track.rate("completions") for track in actors)
+        return completions.told(reported, rate, self._prompts.look())
 
 
 def by_role(tracks: Mapping[str, Track], role: str) -> list[Track]:
@@ -286,6 +298,15 @@ def news(before: Frame, after: Frame) -> Iterator[str]:
         yield f"checkpoint at step {after.reported[saved]:,.0f}"
     if _grown(failed, before, after):
         yield "a checkpoint could not be written: see logs/learner-0.log"
+    aside = _dead(after) - _dead(before)
+    if aside > 0:
+        yield f"{counted(aside, 'prompt')} put aside: `troupe prompts` says why"
+
+
+def _dead(frame: Frame) -> int:
+    """Prompts that were put aside so far."""
+    told = None if frame.completions is None else frame.completions.prompts
+    return 0 if told is None else told.dead
 
 
 def _grown(name: str, before: Frame, after: Frame) -> bool:

@@ -4,7 +4,10 @@ job.yaml        the resolved job
 attempt         how often the run was started or resumed
 status.json     how it stands
 lock            held by the launcher while the run is running
+prompts.json    how a run of a language model stands with its prompts
 checkpoints/    metrics.jsonl    tensorboard/    logs/
+prepared/       what the job made for itself before it began
+samples.jsonl   of a language model: what it was asked, what it said, what that was worth
 """
 
 import difflib
@@ -14,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +62,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.tensorboard = path / "tensorboard"
         self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
         self.curves = path / "curves.png"
         self._job = path / "job.yaml"
         self._identity = path / "identity"
@@ -153,6 +158,10 @@ class RunFolder:
         text = yaml.safe_dump(dump(job), sort_keys=False, allow_unicode=True)
         write_aside(self._job, text)
 
+    def remove(self) -> None:
+        """Delete it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def choose_checkpoint(self, name: str | None) -> None:
         """Make the checkpoint of that name the newest; None leaves the newest as it is.
 
@@ -203,7 +212,7 @@ class RunFolder:
         Raises:
             UserError: another process is running it.
         """
-        with self._hold():
+        with self.hold():
             number = self.attempts + 1
             write_aside(self._attempt, f"{number}\n")
             self.set_status("running", started=time.time())
@@ -217,7 +226,12 @@ class RunFolder:
                 self.set_status("stopped")
 
     @contextmanager
-    def _hold(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
+        """Keep others from running the run, until the block ends or this process does.
+
+        Raises:
+            UserError: another process is running it.
+        """
         with writing(self._lock):
             lock = self._lock.open("a")
         with lock:

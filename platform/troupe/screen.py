@@ -3,28 +3,38 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from troupe.frame import Evaluation, Frame, Learned, Returns
+from troupe import text_blocks
+from troupe.blocks import (
+    ACCENT,
+    ALARM,
+    GAP,
+    LABEL,
+    TITLE,
+    Block,
+    bar,
+    clock_text,
+    counted,
+    lines,
+    short,
+)
+from troupe.frame import Completions, Evaluation, Frame, Learned, Returns
 
 WIDEST = 100
 NARROW = 76
 """Columns below which all blocks stand below each other."""
-GAP = 3
 HEADER, NOTES = 2, 3
 FOOTER = 3 + NOTES
 """Lines below the blocks: one blank, one on the machine, one on waiting, and a few events."""
 SCALE = "0        ½        1"
 MOST_SCALARS = 6
 """Of an algorithm's numbers, in a block."""
-LABEL, TITLE, ACCENT, ALARM = "dim", "bold", "cyan", "bold red"
 
 
 class Happening(NamedTuple):
@@ -32,22 +42,6 @@ class Happening(NamedTuple):
 
     time: float
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A title and lines below it."""
-
-    title: str
-    rows: Table
-
-    @property
-    def height(self) -> int:
-        """Lines that it takes."""
-        return 1 + self.rows.row_count + self.rows.show_header
-
-    def __rich__(self) -> RenderableType:
-        return Group(Text(self.title, TITLE, no_wrap=True), self.rows)
 
 
 def picture(
@@ -63,7 +57,7 @@ def picture(
     parts: list[RenderableType] = [_header(run, game, frame, width)]
     left = height - HEADER - FOOTER
     if frame is not None:
-        for row in _rows(frame, width):
+        for row in _rows(frame, width, left):
             needed = 1 + max(block.height for block in row)
             if needed <= left:
                 left -= needed
@@ -74,7 +68,9 @@ def picture(
     return Padding(Group(*parts), (0, 1), expand=False)
 
 
-def _rows(frame: Frame, width: int) -> list[list[Block]]:
+def _rows(frame: Frame, width: int, height: int) -> list[list[Block]]:
+    if frame.completions is not None:
+        return _text_rows(frame, frame.completions, width, height)
     if width + 2 < NARROW:
         return [
             [block]
@@ -85,6 +81,20 @@ def _rows(frame: Frame, width: int) -> list[list[Block]]:
         [_throughput(frame), _learning(frame)],
         [_flow(frame, column), _play(frame)],
     ]
+
+
+def _text_rows(
+    frame: Frame, completions: Completions, width: int, height: int
+) -> list[list[Block]]:
+    """Of a language model; what can be left out of a block is, where the terminal is low."""
+    narrow = width + 2 < NARROW
+    made = text_blocks.throughput(frame, completions)
+    judged = text_blocks.rewards(frame, completions, height - text_blocks.FEWEST - 2)
+    above = judged.height if narrow else max(judged.height, made.height)
+    left = height - above - 2
+    told = text_blocks.learning(next(iter(frame.learned), None), left)
+    flow = text_blocks.flow(frame, completions, left)
+    return [[judged], [told], [made], [flow]] if narrow else [[made, judged], [flow, told]]
 
 
 def _beside(blocks: Sequence[Block], width: int) -> RenderableType:
@@ -105,11 +115,11 @@ def _header(run: str, game: str, frame: Frame | None, width: int) -> RenderableT
     name = Text.assemble((run, f"{TITLE} {ACCENT}"), "  ", (game, LABEL))
     if frame is None:
         grid.add_row(name, Text("starting", LABEL))
-        return Group(grid, _line(_bar(0.0, width)))
+        return Group(grid, _line(bar(0.0, width)))
     if frame.attempt > 1:
         name.append(f", attempt {frame.attempt}", LABEL)
     grid.add_row(name, _clock(frame))
-    return Group(grid, _line(_bar(frame.progress or 0.0, width)))
+    return Group(grid, _line(bar(frame.progress or 0.0, width)))
 
 
 def _clock(frame: Frame) -> Text:
@@ -124,7 +134,7 @@ def _clock(frame: Frame) -> Text:
 
 
 def _throughput(frame: Frame) -> Block:
-    rows = _lines("left", "right", "right")
+    rows = lines("left", "right", "right")
     rows.columns[1].min_width = 10
     rows.columns[2].min_width = 9
     for name, rate, total in (
@@ -140,10 +150,10 @@ def _throughput(frame: Frame) -> Block:
 
 def _learning(frame: Frame) -> Block:
     if frame.returns is not None:
-        return _scalars(frame.learned[0]) if frame.learned else Block("Learning", _lines("left"))
+        return _scalars(frame.learned[0]) if frame.learned else Block("Learning", lines("left"))
     rated = any(policy.elo is not None for policy in frame.learned)
     header = ("", "loss", "updates", "lag", *(("Elo",) if rated else ()))
-    rows = _lines("left", *("right" for _ in header[1:]), header=header)
+    rows = lines("left", *("right" for _ in header[1:]), header=header)
     for column, width in zip(rows.columns[1:], (7, 7, 3, 4), strict=False):
         column.min_width = width
     for policy in frame.learned:
@@ -160,7 +170,7 @@ def _learning(frame: Frame) -> Block:
 
 def _scalars(learned: Learned) -> Block:
     """What the algorithm tells of its one policy: losses first, then the rest."""
-    rows = _lines("left", "right")
+    rows = lines("left", "right")
     rows.columns[1].min_width = 9
     losses = [name for name in learned.scalars if name.endswith("_loss")]
     others = [name for name in learned.scalars if name not in ("loss", *losses)]
@@ -173,10 +183,10 @@ def _scalars(learned: Learned) -> Block:
 
 
 def _flow(frame: Frame, width: int) -> Block:
-    rows = _lines("left", "left")
+    rows = lines("left", "left")
     if frame.capacity:
         filled = Table.grid(padding=(0, 1, 0, 0))
-        filled.add_row(_bar(frame.queue_fill, max(width - 20, 8)), f"{frame.queue_fill:>4.0%}")
+        filled.add_row(bar(frame.queue_fill, max(width - 20, 8)), f"{frame.queue_fill:>4.0%}")
         rows.add_row(Text("queue", LABEL), filled)
         rows.add_row("", Text(f"{frame.backlog:,} of {frame.capacity:,} steps", LABEL))
     else:
@@ -193,10 +203,10 @@ def _play(frame: Frame) -> Block:
     if frame.returns is not None:
         return _returns(frame, frame.returns)
     if not frame.evaluations:
-        rows = _lines("left")
+        rows = lines("left")
         rows.add_row(Text("no evaluation yet", LABEL))
         return Block("Play", rows)
-    rows = _lines("left", "right", "left", header=("", "WP", SCALE))
+    rows = lines("left", "right", "left", header=("", "WP", SCALE))
     for evaluation in frame.evaluations:
         opponent = Text(evaluation.opponent, LABEL, overflow="ellipsis")
         rows.add_row(opponent, f"{evaluation.wp:.3f}", interval(evaluation))
@@ -206,7 +216,7 @@ def _play(frame: Frame) -> Block:
 
 
 def _returns(frame: Frame, returns: Returns) -> Block:
-    rows = _lines("left", "right", "left", "right", header=("", "return", "95 %", "length"))
+    rows = lines("left", "right", "left", "right", header=("", "return", "95 %", "length"))
     playing, judged = returns.playing, returns.judged
     rows.add_row(Text("playing", LABEL), _figure(playing), "", _figure(returns.playing_length))
     spread = ""
@@ -258,48 +268,8 @@ def _note(happening: Happening) -> Text:
     return note.append(f"{at}  ", LABEL).append(happening.text)
 
 
-def _bar(share: float, width: int) -> ProgressBar:
-    return ProgressBar(
-        total=1.0, completed=share, width=width, complete_style=ACCENT, finished_style=ACCENT
-    )
-
-
-def _line(bar: ProgressBar) -> Table:
+def _line(bar: RenderableType) -> Table:
     """The bar with the end of line that it lacks."""
     grid = Table.grid()
     grid.add_row(bar)
     return grid
-
-
-def _lines(*justify: str, header: Sequence[str] = ()) -> Table:
-    table = Table(
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-        show_header=bool(header),
-        header_style=LABEL,
-    )
-    for side, title in zip(justify, header or [""] * len(justify), strict=True):
-        table.add_column(title, justify="right" if side == "right" else "left", no_wrap=True)
-    return table
-
-
-def clock_text(seconds: float) -> str:
-    """`4:05`, `1:02:09`."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 restart`, `2 restarts`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def short(count: float) -> str:
-    """A count in few places: `912`, `48.2 k`, `1.49 M`."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size:
-            digits = 2 - min(2, int(math.log10(count / size + 0.0005)))
-            return f"{count / size:.{digits}f} {sign}"
-    return f"{count:,.0f}"

@@ -92,6 +92,7 @@ def show(job: Job) -> str:
     text = yaml.safe_dump(dump(job), sort_keys=False, allow_unicode=True, default_flow_style=None)
     policies = ", ".join(dict.fromkeys(job.policies.values()))
     table = {
+        **({"prepared": f"{job.prepare.name}, in the run's folder, once"} if job.prepare else {}),
         "store": job.store.url
         or "started for the run: 127.0.0.1, a free port, a password made for it",
         "weight server": "gRPC on 127.0.0.1, a free port, a token made for the run",
@@ -104,6 +105,8 @@ def show(job: Job) -> str:
 
 
 def _played(job: Job) -> str:
+    if job.text is not None:
+        return f"{job.text.engine.slots} sequences of {title(job)}, by {job.text.engine.name}"
     if job.environment is not None:
         return f"{job.actors.environments} environments {title(job)}"
     return f"{job.actors.tables} tables of {title(job)}"
@@ -118,6 +121,8 @@ def _fed(job: Job) -> str:
 def _judged(job: Job) -> str:
     if job.environment is not None:
         return f"plays {job.evaluation.episodes} episodes"
+    if job.text is not None:
+        return f"answers {(job.evaluation.prompts or job.text.prompts).path}"
     return f"plays against {', '.join(job.evaluation.against)}"
 
 

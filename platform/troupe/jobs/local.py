@@ -21,6 +21,7 @@ from troupe.jobs.cluster import LocalCluster, RayWorker, environment
 from troupe.jobs.spec import Job
 from troupe.live import View
 from troupe.monitor import Monitor
+from troupe.prompts.record import PromptRecord
 from troupe.runs import RunFolder, writing
 from troupe.store import StoreError, server
 from troupe.store.board import Board
@@ -85,14 +86,22 @@ def run(job: Job, folder: RunFolder, view: View, stop: threading.Event) -> bool:
             return False
         stack.callback(cluster.disconnect)
         crew = Crew(job, view, {"Ray": cluster.alive, "the store": store_alive}, announce)
+        record = PromptRecord(store, folder.path)
         monitor = stack.enter_context(Monitor(board, folder, job))
-        complete = _watch(crew, board, monitor, view, stop)
+        complete = _watch(crew, board, monitor, record, view, stop)
         if complete:
             folder.set_status("done")
         return complete
 
 
-def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threading.Event) -> bool:
+def _watch(
+    crew: "Crew",
+    board: Board,
+    monitor: Monitor,
+    record: PromptRecord,
+    view: View,
+    stop: threading.Event,
+) -> bool:
     """Look after the run until its learner is done; true where its own limit ended it.
 
     Raises:
@@ -102,6 +111,8 @@ def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threa
     while not crew.learned():
         frame = monitor.poll()
         view.show(frame)
+        with suppress(TroupeError):  # a full disk: what is being learned matters more
+            record.poll()
         crew.look_after()
         if stop.is_set() and deadline is None:
             if not frame.training:
@@ -117,6 +128,8 @@ def _watch(crew: "Crew", board: Board, monitor: Monitor, view: View, stop: threa
             )
         time.sleep(TICK) if stop.is_set() else stop.wait(TICK)
     view.show(monitor.poll())
+    with suppress(TroupeError):
+        record.write()
     board.request_stop("the learner is done")
     return deadline is None
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from troupe.config import dump, parse
 from troupe.errors import UserError
+from troupe.jobs import prepare
 from troupe.jobs.roles import game_of, policies_of, seats_of, title
 from troupe.jobs.spec import Job, OpponentSettings
 from troupe.league import named
@@ -38,9 +39,11 @@ def resolve(data: Mapping[str, object]) -> Job:
     below: Mapping[str, object] = {}
     for seen in spaces.values():  # each of them, to see that the algorithm fits it
         below = merged(chosen.module.defaults(chosen.settings, seen), below)
-    job = parse(Job, merged(below, data))
+    job = _tempered(parse(Job, merged(below, data)))
     if job.game is not None:
         job = replace(job, game=replace(job.game, rules=dump(game_of(job.game).rules)))
+    if job.prepare is not None:
+        job = replace(job, prepare=prepare.resolve(job.prepare))
     _check_devices(job)
     _check_ranks(job, chosen.module.Algorithm(chosen.settings).plan)
     return replace(
@@ -66,16 +69,21 @@ def merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str
 
 
 def _check_kind(job: Job) -> None:
-    if (job.game is None) == (job.environment is None):
-        there = "neither is there" if job.game is None else "both are there"
-        raise UserError(f"game, environment: {there}; a job has exactly one of the two")
-    if job.environment is not None and job.evaluation.against:
+    kinds = {"game": job.game, "environment": job.environment, "text": job.text}
+    there = [name for name, settings in kinds.items() if settings is not None]
+    if len(there) != 1:
+        told = " and ".join(there) + " are there" if there else "none of them is there"
+        raise UserError(f"{', '.join(kinds)}: {told}; a job has exactly one of the three")
+    what = "an environment" if job.environment is not None else "text"
+    if job.game is None and job.evaluation.against:
         raise UserError(
-            f"evaluation.against: {', '.join(job.evaluation.against)}: an environment has no "
+            f"evaluation.against: {', '.join(job.evaluation.against)}: {what} has no "
             "opponents; leave the key out"
         )
-    if job.environment is not None and job.opponents is not None:
-        raise UserError("opponents: an environment has none; leave the key out")
+    if job.game is None and job.opponents is not None:
+        raise UserError(f"opponents: {what} has none; leave the key out")
+    if job.text is not None and job.actors.colocated:
+        raise UserError("actors.colocated: true is for games and environments; leave it out")
 
 
 def _check_schedule(job: Job) -> None:
@@ -93,6 +101,22 @@ def _check_schedule(job: Job) -> None:
             "actors.colocated: true has no opponents, whose weights actors of their own fetch; leave "
             "one of the two out"
         )
+
+
+def _tempered(job: Job) -> Job:
+    """Of text, the job whose learner reckons with the temperature that its actors sample with."""
+    if job.text is None:
+        return job
+    if job.network.language is None or not job.network.language.model:
+        raise UserError("network.language.model: missing; the folder of the model that is to learn")
+    language = replace(job.network.language, temperature=job.text.temperature or 1.0)
+    return replace(
+        job,
+        network=replace(job.network, language=language),
+        evaluation=replace(
+            job.evaluation, every=job.evaluation.every if job.evaluation.prompts else 0.0
+        ),
+    )
 
 
 def _policies_by_seat(job: Job) -> dict[str, str]:
@@ -152,9 +176,10 @@ def _algorithms() -> list[str]:
 def _capacity(job: Job, policies: int, chosen: _Chosen) -> int:
     """Room in which every policy can collect a batch while every actor brings a block.
 
-    In lockstep nothing has to wait for room: no actor is more than `lag` turns ahead.
+    In lockstep nothing has to wait for room: no actor is more than `lag` turns ahead. Nor of text:
+    prompts are given out for as many as may be under way.
     """
-    if job.schedule == "lockstep":
+    if job.schedule == "lockstep" or job.text is not None:
         return UNBOUNDED
     actors = job.actors
     block = actors.block_steps if job.environment is None else actors.environments * actors.rollout
@@ -178,7 +203,7 @@ def _capacity(job: Job, policies: int, chosen: _Chosen) -> int:
 
 def _opponents(job: Job) -> tuple[str, ...]:
     """Who the job is judged against: those it names, else those that its game has."""
-    if job.environment is not None:
+    if job.game is None:
         return ()
     assert job.game is not None
     agents = importlib.import_module("troupe_actors.agents")

@@ -1,14 +1,21 @@
 """Which policies a job has, what each of them sees and does, and what it is all about."""
 
 import importlib
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
 from troupe.errors import UserError
 from troupe.jobs.spec import EnvironmentSettings, GameSettings, Job
 from troupe.policies import Spaces
 
 AGENT = "agent"
-"""The one seat of an environment."""
+"""The one seat of an environment, and of text."""
+_TOKENS = Spaces({}, cast("spaces.Space[NDArray[np.generic]]", spaces.Discrete(2**31 - 1)))
+"""Of text: what a language model knows of tokens is its own affair."""
 _FAMILIES = ("game", "environment")
 """Rules by which a family of games, such as OpenSpiel's, knows its members."""
 
@@ -31,12 +38,19 @@ class _Environments(Protocol):
 
 
 def title(job: Job) -> str:
-    """What is played or acted in; of a family of games, the one that its rules name."""
+    """What is played or acted in; of a family of games, the one that its rules name; of text, the prompts."""
     if job.environment is not None:
         return job.environment.name
+    if job.text is not None:
+        return Path(job.text.prompts.path).stem
     assert job.game is not None
     rules = job.game.rules
     return str(next((rules[key] for key in _FAMILIES if key in rules), job.game.name))
+
+
+def imitates(job: Job) -> bool:
+    """Whether a job of text learns the answers in the data, rather than from what it says itself."""
+    return job.text is not None and job.algorithm.get("name") == "sft"
 
 
 def game_of(settings: GameSettings) -> Game:
@@ -66,6 +80,8 @@ def policies_of(job: Job) -> dict[str, Spaces]:
             see or do different things.
         TroupeError: the environment cannot be made, again and again.
     """
+    if job.text is not None:
+        return {job.policies.get(AGENT, AGENT): _TOKENS}
     if job.environment is not None:
         return {job.policies.get(AGENT, AGENT): _seen_in(job.environment)}
     assert job.game is not None

@@ -17,6 +17,7 @@ from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
 from troupe.jobs import load, local, soundness
+from troupe.jobs.prepare import prepare, prepared_paths
 from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.spec import Job
@@ -25,7 +26,7 @@ from troupe.runs import RUNS, RunFolder
 
 ONE_WISH_SECONDS = 1.0
 """`timeout` and `make` pass on a signal that the whole process group has had already."""
-SETTLED = ("game", "environment", "policies", "network", "schedule", "algorithm.name",
+SETTLED = ("game", "environment", "text.prompts", "prepare", "policies", "network", "schedule", "algorithm.name",
            "algorithm.optimizer.name")  # fmt: skip
 """Keys that a checkpoint depends on, with all below them."""
 SETTLED_IN_LOCKSTEP = ("seed", "lag", "actors.count", "actors.tables", "actors.environments",
@@ -37,8 +38,16 @@ def train(job: Job, base: Path) -> int:
     """Start a new run of a job below `base`; the exit code."""
     load.check_disk(base)
     local.check_store(job)
-    print(soundness.look(job))
+    if job.prepare is None:
+        print(soundness.look(job))
     folder = RunFolder.create(base, job)
+    try:
+        if job.prepare is not None:
+            prepare(job, folder)
+            print(soundness.look(prepared_paths(job, folder.path)))
+    except BaseException:
+        folder.remove()  # nothing in it is worth going on with
+        raise
     return _go(job, folder)
 
 
@@ -55,6 +64,7 @@ def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) 
     local.check_store(job, folder.identity)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
+    prepare(job, folder)
     return _go(job, folder)
 
 
@@ -96,6 +106,8 @@ def _check_fits(path: Path, state: Checkpoint, job: Job) -> None:
     """
     spaces = policies_of(job)
     checkpoints.check_fits(path, state, title(job), str(job.algorithm["name"]), spaces)
+    if job.text is not None:
+        return  # its learner says so: a model is too large to be made for a look
     for policy, seen in spaces.items():
         own = policies.create(seen, job.network).state_dict()
         given = {name: array.shape for name, array in state.weights[policy].items()}
@@ -121,6 +133,9 @@ def evaluate(options: argparse.Namespace) -> int:
         deals=options.deals,
         deal_file=options.deal_file,
         episodes=options.episodes,
+        prompts=options.prompts,
+        limit=options.limit,
+        temperature=options.temperature,
         checkpoint=options.checkpoint,
         seed=options.seed,
         as_json=options.json,
@@ -134,6 +149,17 @@ def play(options: argparse.Namespace) -> int:
         seat=options.seat,
         seed=options.seed,
         checkpoint=options.checkpoint,
+    ))  # fmt: skip
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Let a person talk to a run's language model; the exit code."""
+    return int(_commands().chat_command(
+        run=RunFolder.find(options.run, options.runs).path,
+        checkpoint=options.checkpoint,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        plain=options.plain,
     ))  # fmt: skip
 
 
@@ -154,7 +180,7 @@ def _go(job: Job, folder: RunFolder) -> int:
     stop = threading.Event()
     try:
         with open_view(job, folder) as view, _signals(stop):
-            complete = local.run(job, folder, view, stop)
+            complete = local.run(prepared_paths(job, folder.path), folder, view, stop)
     except local.RunError as error:
         raise local.RunError(f"{error}; go on with: troupe resume {_spelt(folder)}") from None
     picture = curves.draw(folder.path)
@@ -163,6 +189,10 @@ def _go(job: Job, folder: RunFolder) -> int:
         saved = checkpoints.available(folder.path)
         how = f"Stopped, saved as {saved[-1].name}" if saved else "Stopped before training began"
         print(f"{how}. Go on with: troupe resume {name}")
+        return 0
+    if job.text is not None:
+        print(f"Done.\nCurves:  {picture}\nSamples: troupe samples {name}")
+        print(f"Go on:   troupe resume {name} stop.steps=...")
         return 0
     print(f"Done. {_judging(job)} ...")
     _commands().eval_command(run=folder.path)
@@ -178,6 +208,8 @@ def _judging(job: Job) -> str:
     commands = _commands()
     if job.environment is not None:
         return f"Judging the policy over {commands.EPISODES:,} episodes"
+    if job.text is not None:
+        return "Judging the model by its answers"
     return f"Judging the agents over {commands.DEALS:,} deals, each played in both seats"
 
 

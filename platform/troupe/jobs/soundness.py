@@ -30,6 +30,8 @@ def look(job: Job) -> str:
     Raises:
         UserError: one line that says what is wrong with it.
     """
+    if job.text is not None:
+        return str(importlib.import_module("troupe_actors.text_check").report(job))
     determined = job.schedule == "lockstep"
     if job.environment is not None:
         of = job.environment

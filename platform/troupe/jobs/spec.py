@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from troupe.config import config
+from troupe.language.settings import EngineSettings, LanguageSettings
+from troupe.prompts import PromptSettings
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +60,8 @@ class NetworkSettings:
     """Of a deterministic policy; set by the algorithm."""
     duelling: bool = False
     """Of a network of action values; set by the algorithm."""
+    language: LanguageSettings | None = None
+    """Of the kind `language`: which model, and how it learns."""
 
 
 @config
@@ -142,9 +146,67 @@ class EvaluationSettings:
     episodes: Positive = 20
     """Episodes of an environment per evaluation."""
     exploration: Annotated[float, Field(ge=0)] = 0.0
-    """As for actors: 0 does what seems best; above 0 a stochastic policy draws, as it learned to."""
+    """As for actors: 0 does what seems best; above 0 a stochastic policy draws, as it learned to. Of
+    text, the temperature."""
+    prompts: PromptSettings | None = None
+    """Of text: what is asked, once each; prompts that are not trained on."""
     against: tuple[str, ...] = ()
     """Opponents by name; a job that leaves this out has those that its game has."""
+
+
+@config
+class PrepareSettings:
+    """What is made in the run's folder, once, before anything else starts."""
+
+    name: str
+    """A file of `troupe_learners/tasks`, or a dotted path to a module of your own."""
+    options: Mapping[str, object] = Field(default_factory=dict)
+    """Options of the task's own `Options`."""
+
+
+@config
+class RewardSettings:
+    """One component of what a completion is worth."""
+
+    name: str
+    """A file of `troupe_actors/rewards`, or `package.module:function` of your own."""
+    weight: float = 1.0
+    """What it is multiplied by in the sum; at 0 it is only shown."""
+    options: Mapping[str, object] = Field(default_factory=dict)
+    """Its own options; of a function, what it is called with besides the samples."""
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    """What it is called in metrics and tables; empty is the last part of its name."""
+    timeout: Seconds = 10.0
+    """For one call, with one group."""
+    whole_groups: bool = False
+    """It compares the samples of a group: a call that fails costs all of them."""
+    max_failed: Fraction = 0.1
+    """Of the newest thousand samples, the share that it may fail on before the job ends."""
+
+
+@config
+class TextSettings:
+    """Which prompts a language model answers, how, and what its answers are worth."""
+
+    prompts: PromptSettings
+    rewards: tuple[RewardSettings, ...] = ()
+    """Their weighted sum is the reward of a completion; none where answers are only imitated (sft)."""
+    groups: Positive = 16
+    """Prompts whose completions are learned from together, over all actors."""
+    completions: Positive = 8
+    """To each prompt: its group."""
+    max_tokens: Positive = 256
+    """Of a completion; one that comes to so many is cut."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """What logits are divided by; the learner divides by it too."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """1 to learn from, as the learner reckons with the whole distribution."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0 to learn from, likewise."""
+    drop_alike: bool = False
+    """Groups whose completions all have one reward are left out, and others sampled in their place
+    (DAPO's dynamic sampling); in lockstep only left out."""
+    engine: EngineSettings = Field(default_factory=EngineSettings)
 
 
 @config
@@ -186,8 +248,11 @@ class Job:
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     game: GameSettings | None = None
-    """What is played: this or `environment`."""
+    """What is played: this, `environment` or `text`."""
     environment: EnvironmentSettings | None = None
+    text: TextSettings | None = None
+    prepare: PrepareSettings | None = None
+    """What the job makes for itself first; paths that begin with `prepared/` lead there."""
     algorithm: Mapping[str, object]
     """`name` (a file of `troupe_learners`) and the options of that file's `Config`."""
     policies: Mapping[str, Name] = Field(default_factory=dict)
