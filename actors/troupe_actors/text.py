@@ -146,11 +146,10 @@ class TextSession:
 
     def _ready(self) -> list[_Judged]:
         """The groups whose rewards are known."""
-        done, judged = [], []
-        for one in self._judged:  # asked once: it may be done a moment later
-            (done if one.verdict.done() else judged).append(one)
-        self._judged = judged
-        return done
+        done = [judged.verdict.done() for judged in self._judged]  # asked once: it may change
+        ready = [judged for judged, one in zip(self._judged, done, strict=True) if one]
+        self._judged = [judged for judged, one in zip(self._judged, done, strict=True) if not one]
+        return ready
 
     def _commit_one(self, judged: _Judged) -> bool:
         kept, scored = self._sound([judged], [judged.verdict.result()])
