@@ -21,8 +21,9 @@ Tokens = NDArray[np.int32]
 ENGINES: dict[str, Callable[[ModelFolder, EngineSettings], Engine]] = {
     "tiny": engines.create,
     "tiny-generic": tiny.create_generic,
-    "vllm": lambda folder, s: engines.create(folder, replace(s, name="vllm")),
 }
+if find_spec("vllm") is not None:  # pip install 'troupe[vllm]', on a machine it runs on
+    ENGINES["vllm"] = lambda folder, s: engines.create(folder, replace(s, name="vllm"))
 SMALL = EngineSettings(slots=4, max_length=48)
 PROMPTS = [np.arange(3, 3 + n, dtype=np.int32) * 7 % 250 for n in (5, 1, 9, 2, 16, 5, 3)]
 
@@ -46,8 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(params=ENGINES)
 def make(request: pytest.FixtureRequest, folder: ModelFolder) -> Maker:
-    if request.param == "vllm" and find_spec("vllm") is None:
-        pytest.skip("vllm is not installed: pip install 'troupe[vllm]', on a machine it runs on")
     return Maker(ENGINES[request.param], folder, reference(folder))
 
 
