@@ -58,11 +58,19 @@ def learn(job: Path, seed: int, base: Path) -> dict[str, object]:
     updates = lines[-1]["updates"]
     resolved = prepared_paths(RunFolder(folder).job(), folder)
     assert resolved.text is not None
-    completions = updates * resolved.text.groups * resolved.text.completions
+    # Actors are `lag` turns ahead, and begin one more with the last weights: those count too.
+    turns = updates + resolved.lag + 1
+    completions = turns * resolved.text.groups * resolved.text.completions
     start, exact = _exact(folder)
     print(f"  {exact:.3f}, {completions:,.0f} completions, {seconds:.0f} s", file=sys.stderr)
-    return {"seed": seed, "start": start, "exact": exact, "completions": completions, "minutes": seconds / 60,
-            "curve": curve}  # fmt: skip
+    return {
+        "seed": seed,
+        "start": start,
+        "exact": exact,
+        "completions": completions,
+        "minutes": seconds / 60,
+        "curve": curve,
+    }
 
 
 def _exact(folder: Path) -> tuple[float, float]:
