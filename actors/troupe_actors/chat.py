@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from troupe import checkpoint as checkpoints
-from troupe.config import dump, parse
 from troupe.jobs.prepare import prepared_paths
 from troupe.jobs.spec import Job
 from troupe.language.export import language_of, weights_of
 from troupe.language.models import ModelFolder, open_folder
 from troupe.language.settings import EngineSettings
-from troupe.prompts import Message, PromptSettings
+from troupe.prompts import Message
 from troupe.prompts.source import read
 from troupe.runs import RunFolder
 from troupe_actors import engines
@@ -87,7 +86,7 @@ def open_speaker(
     longest = min(folder.context or LONGEST, LONGEST)
     lora = language.lora
     settings = EngineSettings(
-        slots=1, max_length=longest, lora_scale=None if lora is None else lora.alpha / lora.rank
+        slots=1, max_length=longest, lora_scale=None if lora is None else lora.scale
     )
     engine = engines.create(folder, settings)
     engine.load(max(state.updates.values()), weights_of(state))
@@ -96,11 +95,10 @@ def open_speaker(
 
 def chats(job: Job, run: Path) -> bool:
     """Whether the job's prompts are chats, rather than texts that are to be continued."""
-    text = dump(prepared_paths(job, run)).get("text")
-    if not isinstance(text, dict):
+    text = prepared_paths(job, run).text
+    if text is None:
         return True
-    first = replace(parse(PromptSettings, text["prompts"], "text.prompts"), limit=1)
-    return not isinstance(read(first)[0].prompt, str)
+    return not isinstance(read(replace(text.prompts, limit=1))[0].prompt, str)
 
 
 def talk(

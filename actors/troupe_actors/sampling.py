@@ -12,7 +12,7 @@ def engine_settings(job: Job, text: TextSettings) -> EngineSettings:
     """The job's engine, told of adapters if those are what is trained."""
     language = job.network.language
     lora = None if language is None else language.lora
-    return text.engine if lora is None else replace(text.engine, lora_scale=lora.alpha / lora.rank)
+    return text.engine if lora is None else replace(text.engine, lora_scale=lora.scale)
 
 
 def sampling_of(text: TextSettings, folder: ModelFolder) -> Sampling:

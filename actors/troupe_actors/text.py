@@ -174,10 +174,11 @@ class TextSession:
 
     def _play(self, turn: int) -> bool:
         """Answer a turn's prompts with one block; false if it is time to end."""
-        given = self._leases.lease_turn(turn, self._slot, self._job.actors.count, self._text.groups)
-        if isinstance(given, Wait):
+        count, groups = self._job.actors.count, self._text.groups
+        while isinstance(given := self._leases.lease_turn(turn, self._slot, count, groups), Wait):
             self._metrics.set("waiting_for", given.reason)
-            return not given.over and not self._stop.wait(_IDLE_SECONDS)
+            if given.over or self._stop.wait(_IDLE_SECONDS):
+                return False
         open_ = [lease for lease in given if not lease.closed]
         if given and not open_:
             return True  # in an earlier life

@@ -17,14 +17,12 @@ from troupe.jobs.spec import Job
 from troupe.language.adapters import merged
 from troupe.language.models import hush, load_model, open_folder, own_tensors
 from troupe.language.settings import LanguageSettings
+from troupe.policies.adapters import published
 from troupe.runs import RunFolder, writing
 
 MODEL = "model"
 """In the run's folder."""
 
-_OWN = "model."
-"""How the language policy's weights begin that are the model's own, not a critic's or a reference's."""
-_ADAPTER = ".default."
 _SHARDS = "*.safetensors*"
 _KEY = "network.language.model"
 
@@ -69,11 +67,7 @@ def language_of(run: RunFolder) -> LanguageSettings:
 def weights_of(state: Checkpoint) -> Columns:
     """What of a checkpoint is the model's, or its adapter's, by the names that its folder has."""
     (tensors,) = state.weights.values()
-    return {
-        name.removeprefix(_OWN).replace(_ADAPTER, "."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_OWN)
-    }
+    return published(tensors)
 
 
 def _check_target(target: Path) -> None:
@@ -101,7 +95,7 @@ def _fill(own: Mapping[str, Tensor], tensors: Columns, language: LanguageSetting
     given = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
     lora = language.lora
     if lora is not None:
-        given = dict(merged(own, given, lora.alpha / lora.rank))
+        given = dict(merged(own, given, lora.scale))
     shapes, wanted = ({n: t.shape for n, t in of.items()} for of in (given, own))
     if lora is None and shapes != wanted:
         name = next(n for n in {**wanted, **shapes} if wanted.get(n) != shapes.get(n))

@@ -19,6 +19,11 @@ class LoraSettings:
     targets: tuple[str, ...] = ("all-linear",)
     """Ends of the names of the layers that get one; `all-linear` is all but the last."""
 
+    @property
+    def scale(self) -> float:
+        """What the adapters' products are multiplied by."""
+        return self.alpha / self.rank
+
 
 @config
 class LanguageSettings:
