@@ -1,5 +1,6 @@
 """The workers of a run without Ray: each a process of its own, forked, and started again if killed."""
 
+import faulthandler
 import importlib
 import logging
 import multiprocessing
@@ -40,6 +41,7 @@ def work(setting: WorkerSetting) -> None:
     )
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
+    faulthandler.enable()
     logging.basicConfig()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     module, _, name = PATHS[setting.role].partition(":")
@@ -79,11 +81,14 @@ class Crew:
     def look_after(self) -> bool:
         """Start again what was killed; whether the learner is done."""
         for (role, slot), process in list(self.posts.items()):
+            # Read once: it changes when the process ends between two looks.
+            code = process.exitcode
             # 255: so early that nobody could see how it ended.
-            if process.exitcode in (-signal.SIGKILL, 255):
+            if code in (-signal.SIGKILL, 255):
                 self.start(role, slot)
-            elif process.exitcode:
-                raise AssertionError((self.run / f"{role}-{slot}.log").read_text())
+            elif code:
+                log = (self.run / f"{role}-{slot}.log").read_text()
+                raise AssertionError(f"{role}-{slot} ended with {code}: {log}")
         return all(p.exitcode == 0 for (role, _), p in self.posts.items() if role == "learner")
 
     def wait(self, *kill: tuple[str, int], after: int = 0) -> None:
