@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from troupe.config import config, dump
 from troupe.errors import UserError
@@ -68,8 +69,10 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(job(lines=7), run)
     assert not [path for path in run.path.iterdir() if "prepared" in path.name]
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(dump(job(lines=7))))
     with pytest.raises(KeyboardInterrupt):
-        session.train(resolve(dump(job(lines=7))), tmp_path / "runs")
+        session.begin(file, [], tmp_path / "runs")
     assert list((tmp_path / "runs").iterdir()) == []
 
 

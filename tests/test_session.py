@@ -62,7 +62,7 @@ def contents(run: RunFolder) -> dict[Path, bytes]:
 def test_a_key_that_checkpoints_depend_on_stays(run: RunFolder, override: str, told: str) -> None:
     before = contents(run)
     with pytest.raises(UserError, match=told) as caught:
-        session.resume(str(run.path), run.path.parent, [override], None)
+        session.begin_again(str(run.path), run.path.parent, [override], None)
     assert "\n" not in str(caught.value)
     assert contents(run) == before
 
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_told_before_anything_starts(run: RunFolder) -> 
     file.write_bytes(file.read_bytes()[:-1])
     before = contents(run)
     with pytest.raises(CheckpointError, match=r"landlord\.weights\.safetensors: damaged"):
-        session.resume(run.name, run.path.parent, ["stop.steps=900"], None)
+        session.begin_again(run.name, run.path.parent, ["stop.steps=900"], None)
     assert contents(run) == before
 
 
@@ -90,7 +90,7 @@ def test_a_foreign_checkpoint_is_told_before_anything_starts(
     checkpoint.save(run.path, state)
     before = contents(run)
     with pytest.raises(CheckpointError, match=rf"step-000000000300: .*{told}.*; move it away"):
-        session.resume(run.name, run.path.parent, ["stop.steps=900"], None)
+        session.begin_again(run.name, run.path.parent, ["stop.steps=900"], None)
     assert contents(run) == before
 
 
@@ -104,22 +104,23 @@ def test_what_the_store_refuses_is_told_before_anything_is_touched(
         store.redis.set(store.key("schema"), 99)
         monkeypatch.setenv(local.STORE_PASSWORD, "secret")
         with pytest.raises(StoreError, match="schema 99"):
-            session.resume(run.name, run.path.parent, [f"store.url=redis://{store.where}"], None)
+            session.begin_again(
+                run.name, run.path.parent, [f"store.url=redis://{store.where}"], None
+            )
     finally:
         made.stop()
     assert contents(run) == before
 
 
 def test_the_checkpoint_that_was_named_is_looked_at(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder,
 ) -> None:
-    monkeypatch.setattr(session, "_go", lambda job, folder: job.stop.steps)
     (run.checkpoints / "step-000000000200" / "manifest.json").write_text("{")
     named = "step-000000000100"
-    assert session.resume(run.name, run.path.parent, ["stop.steps=900"], named) == 900
+    session.begin_again(run.name, run.path.parent, ["stop.steps=900"], named)
     assert run.job().stop.steps == 900
     with pytest.raises(UserError, match="is not in"):
-        session.resume(run.name, run.path.parent, [], "step-9")
+        session.begin_again(run.name, run.path.parent, [], "step-9")
 
 
 def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:

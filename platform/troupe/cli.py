@@ -208,15 +208,14 @@ def _checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from troupe.jobs import load
-
-    job = load.read(options.job, options.overrides)
     if options.dry_run:
-        print(load.show(job))
+        from troupe.jobs import load
+
+        print(load.show(load.read(options.job, options.overrides)))
         return 0
     from troupe.jobs import session
 
-    return session.train(job, options.runs)
+    return session.train(options.job, options.overrides, options.runs)
 
 
 def _resume(options: argparse.Namespace) -> int:

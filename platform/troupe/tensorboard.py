@@ -1,48 +1,67 @@
 """TensorBoard's event file: scalars, each written at once, so that a full disk is noticed.
 
-tensorboardX's own writer puts a queue and a thread between; its records are used without them.
+Libraries that write it bring torch into the launcher, which has no other use for it.
 """
 
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tensorboardX.proto.event_pb2 import Event
+from troupe.wire.tensorboard_pb2 import Event, SessionLog, Summary
+
+_POLYNOMIAL = 0x82F63B78
+"""Castagnoli's, bits reversed."""
 
 
 class EventWriter:
     """Writes scalars to a new event file."""
 
     def __init__(self, folder: Path, time: float) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import RecordWriter  # here, because it imports torch
-
         name = f"events.out.tfevents.{time:.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter(str(folder / name))
+        self._file = (folder / name).open("ab")
         self._write(Event(wall_time=time, file_version="brain.Event:2"))
 
     def restart(self, step: int, time: float) -> None:
         """Say that the run goes on from `step`: what was written of later steps is no longer shown."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
         log = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time, step=step, session_log=log))
 
     def scalars(self, values: Mapping[str, float], step: int, time: float) -> None:
         """Write named numbers at a step."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
         named = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(Event(wall_time=time, step=step, summary=Summary(value=named)))
 
     def close(self) -> None:
         """Close the file."""
-        self._records.close()
+        self._file.close()
 
-    def _write(self, event: "Event") -> None:
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+    def _write(self, event: Event) -> None:
+        """One record, as TFRecord files have it: length, its checksum, content, its checksum."""
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        self._file.write(length + _checksum(length) + content + _checksum(content))
+        self._file.flush()
+
+
+def _checksum(content: bytes) -> bytes:
+    crc = crc32c(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def crc32c(content: bytes) -> int:
+    """The CRC-32C of some bytes (RFC 3720, appendix B.4)."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def _row(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+    return value
+
+
+_TABLE = [_row(value) for value in range(256)]

@@ -17,6 +17,7 @@ from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
 from troupe.jobs import load, local, soundness
+from troupe.jobs.aside import aside
 from troupe.jobs.prepare import prepare, prepared_paths
 from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.roles import policies_of, title
@@ -34,8 +35,18 @@ SETTLED_IN_LOCKSTEP = ("seed", "lag", "actors.count", "actors.tables", "actors.e
 """Keys that what the actors left behind depends on."""
 
 
-def train(job: Job, base: Path) -> int:
+def train(job_file: Path, overrides: list[str], base: Path) -> int:
     """Start a new run of a job below `base`; the exit code."""
+    return _go(aside(begin, job_file, overrides, base))
+
+
+def begin(job_file: Path, overrides: list[str], base: Path) -> RunFolder:
+    """Make the folder of a new run, with what its job prepares; nothing is left of one that cannot run.
+
+    Raises:
+        UserError: the job cannot be run.
+    """
+    job = load.read(job_file, overrides)
     load.check_disk(base)
     local.check_store(job)
     if job.prepare is None:
@@ -48,11 +59,21 @@ def train(job: Job, base: Path) -> int:
     except BaseException:
         folder.remove()  # nothing in it is worth going on with
         raise
-    return _go(job, folder)
+    return folder
 
 
 def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> int:
     """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
+    return _go(aside(begin_again, text, base, overrides, checkpoint))
+
+
+def begin_again(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> RunFolder:
+    """Find a run and see that it can go on, with overrides put over its job.
+
+    Raises:
+        UserError: it cannot; the run is as it was.
+        CheckpointError: what was saved is not sound, or another job's.
+    """
     folder = RunFolder.find(text, base)
     before = folder.job()
     data = _open_data(before)
@@ -65,7 +86,7 @@ def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) 
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     prepare(job, folder)
-    return _go(job, folder)
+    return folder
 
 
 def _open_data(job: Job) -> dict[str, object]:
@@ -176,8 +197,8 @@ def check_env(name: str, options: list[str]) -> int:
     return 0
 
 
-def _go(job: Job, folder: RunFolder) -> int:
-    stop = threading.Event()
+def _go(folder: RunFolder) -> int:
+    job, stop = folder.job(), threading.Event()
     try:
         with open_view(job, folder) as view, _signals(stop):
             complete = local.run(prepared_paths(job, folder.path), folder, view, stop)
