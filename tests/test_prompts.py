@@ -101,8 +101,8 @@ GOOD = b'{"prompt": "a", "answer": 1}\n'
         (GOOD + b'{"prompt": "\xff", "answer": 1}\n', r"a.jsonl:2: not UTF-8"),
         (GOOD + b"[1]\n", r"a.jsonl:2: b'\[1\]\\n' is JSON but no object"),
         (b'{"prompt": "a", "solution": 1}\n',
-         r"a.jsonl:1: no column 'answer'; it has prompt, solution; set prompts.answer$"),
-        (GOOD + b'{"question": "a"}\n', r"a.jsonl:2: no column 'prompt'.*set prompts.prompt$"),
+         r"a.jsonl:1: no column 'answer'; it has prompt, solution; set text.prompts.answer$"),
+        (GOOD + b'{"question": "a"}\n', r"a.jsonl:2: no column 'prompt'.*set text.prompts.prompt$"),
         (GOOD + b"{}\n", r"a.jsonl:2: no column 'prompt'; it has no columns at all"),
         (b'{"prompt": "", "answer": 1}\n', r"a.jsonl:1: prompt: '' is not a prompt: a text"),
         (b'{"prompt": 7, "answer": 1}\n', r"a.jsonl:1: prompt: 7 is not a prompt: a text"),
@@ -127,16 +127,18 @@ def test_a_path_that_is_wrong_is_one_line(tmp_path: Path) -> None:
     jsonl(tmp_path)
     for name, split, says in (
         ("none.jsonl", None, "no such file"),
-        ("a.csv", None, "set prompts.format"),
+        ("a.csv", None, "set text.prompts.format"),
         ("a.parquet", None, "not a sound Parquet file"),
         ("empty", None, "no file of prompts"),
-        ("train.jsonl", "train", "prompts.split"),
+        ("train.jsonl", "train", "^text.prompts.split"),
         ("", "test", r"no file called test\*.*train.jsonl"),
     ):
         with pytest.raises(UserError, match=says) as caught:
             read(PromptSettings(path=str(tmp_path / name), split=split))
         assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(UserError, match=r"prompts\.split: None: .* has train, test; choose one"):
+    with pytest.raises(
+        UserError, match=r"^text\.prompts\.split: None: .* has train, test; choose one"
+    ):
         read(PromptSettings(path=str(saved_splits(tmp_path))))
     with pytest.raises(UserError, match="not a folder of `datasets`"):
         read(PromptSettings(path=str(tmp_path / "empty"), format="datasets"))

@@ -30,7 +30,9 @@ def report(job: Job) -> str:
     engines.check_context(folder, engine_settings(job, text), "text.engine")
     _check_group(job, text)
     prompts = read(text.prompts)
-    longest = _longest(prompts, folder, text)
+    longest = _longest(prompts, folder, text, "text.prompts")
+    if (asked := job.evaluation.prompts) is not None:
+        _longest(read(asked, "evaluation.prompts"), folder, text, "evaluation.prompts")
     return (
         f"{folder.path.name}: {folder.vocabulary:,} words; {text.prompts.path}: {len(prompts):,} "
         f"prompts of at most {longest} tokens, {text.completions} completions to each"
@@ -46,7 +48,7 @@ def _check_group(job: Job, text: TextSettings) -> None:
         )
 
 
-def _longest(prompts: list[Prompt], folder: ModelFolder, text: TextSettings) -> int:
+def _longest(prompts: list[Prompt], folder: ModelFolder, text: TextSettings, key: str) -> int:
     """Tokens of the longest prompt; looks closely only at those that could be too long."""
     most, longest = text.engine.max_length, 0
     for prompt in prompts:
@@ -54,7 +56,7 @@ def _longest(prompts: list[Prompt], folder: ModelFolder, text: TextSettings) -> 
         longest = max(longest, tokens)
         if tokens >= most:
             raise UserError(
-                f"text.prompts: row {prompt.id}: {tokens} tokens, text.engine.max_length is {most}; "
+                f"{key}: row {prompt.id}: {tokens} tokens, text.engine.max_length is {most}; "
                 "leave the prompt out, or raise that, up to what the model reads"
             )
     return longest

@@ -102,7 +102,7 @@ class Exam:
         self._decode = folder.decode
         self._sampling = Sampling(settings.max_tokens, settings.temperature, stop=folder.stop)
         self._asked: list[Answered] = []
-        for number, prompt in enumerate(read(settings.prompts)):
+        for number, prompt in enumerate(read(settings.prompts, "evaluation.prompts")):
             tokens = folder.encode(prompt.prompt)
             text = prompt.prompt if isinstance(prompt.prompt, str) else folder.decode(tokens)
             row = {**prompt.row}

@@ -14,6 +14,7 @@ from troupe.prompts.source import read
 
 MARK = "####"
 """In the data, what stands before the number."""
+_DATA = "prepare.options.data"
 
 
 @config
@@ -39,13 +40,13 @@ def _split(data: str, split: str) -> list[Prompt]:
     files = sorted(path for at in (base, base / "main") for path in at.glob(f"{split}*.parquet"))
     if not files:
         raise UserError(
-            f"prepare.options.data: {data!r} has no {split}*.parquet; fetch it with `hf download "
+            f"{_DATA}: {data!r} has no {split}*.parquet; fetch it with `hf download "
             "openai/gsm8k --repo-type dataset --local-dir FOLDER`"
         )
     return [
         prompt
         for path in files
-        for prompt in read(PromptSettings(path=str(path), prompt="question", keep=()))
+        for prompt in read(PromptSettings(path=str(path), prompt="question", keep=()), _DATA)
     ]
 
 
@@ -53,7 +54,7 @@ def _line(prompt: Prompt, options: Options) -> dict[str, object]:
     _, mark, number = str(prompt.answer).rpartition(MARK)
     if not mark:
         raise UserError(
-            f"prepare.options.data: row {prompt.id}: the answer has no {MARK}; is this GSM8K?"
+            f"{_DATA}: row {prompt.id}: the answer has no {MARK}; is this GSM8K?"
         )
     content = f"{prompt.prompt}\n\n{options.instruction}"
     return {"prompt": [{"role": "user", "content": content}], "answer": number.strip()}

@@ -107,6 +107,8 @@ def _tempered(job: Job) -> Job:
     """Of text, the job whose learner reckons with the temperature that its actors sample with."""
     if job.text is None:
         return job
+    if job.network.kind != "language":
+        raise UserError(f"network.kind: {job.network.kind}: what learns text is a `language` model")
     if job.network.language is None or not job.network.language.model:
         raise UserError("network.language.model: missing; the folder of the model that is to learn")
     language = replace(job.network.language, temperature=job.text.temperature or 1.0)

@@ -62,7 +62,7 @@ class ModelFolder:
             UserError: it is a chat, and the folder has no template for chats.
         """
         if isinstance(prompt, str):
-            return np.asarray(self.tokenizer(prompt)["input_ids"], np.int32)
+            return np.asarray(self.tokenizer(prompt, verbose=False)["input_ids"], np.int32)
         if not self.tokenizer.chat_template:
             raise UserError(
                 f"{self.path}: has no chat template, and a prompt is a chat; give prompts as text, "
@@ -71,7 +71,7 @@ class ModelFolder:
         text = self.tokenizer.apply_chat_template(
             [dict(message) for message in prompt], tokenize=False, add_generation_prompt=True
         )
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return np.asarray(ids, np.int32)
 
     def decode(self, tokens: NDArray[np.int32]) -> str:

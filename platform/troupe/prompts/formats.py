@@ -25,28 +25,30 @@ class Row(NamedTuple):
 
 
 class _Reader(Protocol):
-    def __call__(self, path: Path, split: str | None) -> Iterator[Row]: ...
+    def __call__(self, path: Path, split: str | None, key: str) -> Iterator[Row]: ...
 
 
-def rows(path: Path, format_: str, split: str | None) -> Iterator[Row]:
+def rows(path: Path, format_: str, split: str | None, key: str) -> Iterator[Row]:
     """The rows of a file or folder in a format, or in the one that it seems to have.
+
+    `key` is where the settings stand, for the error.
 
     Raises:
         UserError: there is none, it cannot be read, or it needs an extra that is not installed.
     """
     if not path.exists():
-        raise UserError(f"prompts.path: {path}: no such file or folder")
+        raise UserError(f"{key}.path: {path}: no such file or folder")
     if format_ == "auto" and path.is_file() and path.suffix not in SUFFIXES:
         raise UserError(
-            f"prompts.path: {path}: its name says nothing of its format; name it "
-            f"{', '.join(SUFFIXES)}, or set prompts.format"
+            f"{key}.path: {path}: its name says nothing of its format; name it "
+            f"{', '.join(SUFFIXES)}, or set {key}.format"
         )
     if split is not None and path.is_file():
-        raise UserError(f"prompts.split: {split!r}: {path} is a file, which has none; leave it out")
+        raise UserError(f"{key}.split: {split!r}: {path} is a file, which has none; leave it out")
     try:
-        yield from _reader(path, format_)(path, split)
+        yield from _reader(path, format_)(path, split, key)
     except OSError as error:
-        raise UserError(f"prompts.path: {path}: {error.strerror or error}") from None
+        raise UserError(f"{key}.path: {path}: {error.strerror or error}") from None
 
 
 def _reader(path: Path, format_: str) -> _Reader:
@@ -56,19 +58,19 @@ def _reader(path: Path, format_: str) -> _Reader:
     return _READERS["folder" if path.is_dir() and format_ != "datasets" else format_]
 
 
-def _folder(path: Path, split: str | None) -> Iterator[Row]:
+def _folder(path: Path, split: str | None, key: str) -> Iterator[Row]:
     """All files of a folder, by name; with a split, those that are called after it."""
     found = sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet"))
     files = [file for file in found if split is None or file.name.startswith(split)]
     if not files:
         there = ", ".join(str(file.relative_to(path)) for file in found[:8]) or "none of any name"
         named = f"called {split}*" if split else "of prompts"
-        raise UserError(f"prompts.path: {path}: no file {named} (.jsonl, .parquet); there: {there}")
+        raise UserError(f"{key}.path: {path}: no file {named} (.jsonl, .parquet); there: {there}")
     for file in files:
-        yield from _READERS[SUFFIXES[file.suffix]](file, None)
+        yield from _READERS[SUFFIXES[file.suffix]](file, None, key)
 
 
-def _json_lines(path: Path, split: str | None) -> Iterator[Row]:
+def _json_lines(path: Path, split: str | None, key: str) -> Iterator[Row]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -95,44 +97,44 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _parquet(path: Path, split: str | None) -> Iterator[Row]:
-    parquet = _library("pyarrow.parquet", path)
+def _parquet(path: Path, split: str | None, key: str) -> Iterator[Row]:
+    parquet = _library("pyarrow.parquet", path, key)
     try:
         batches = parquet.ParquetFile(path).iter_batches(batch_size=_BATCH)
         found = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(found, 1):
             yield Row(f"{path} row {number}", row)
-    except _library("pyarrow", path).ArrowException as error:
-        raise UserError(f"prompts.path: {path}: not a sound Parquet file: {error}") from None
+    except _library("pyarrow", path, key).ArrowException as error:
+        raise UserError(f"{key}.path: {path}: not a sound Parquet file: {error}") from None
 
 
-def _saved(path: Path, split: str | None) -> Iterator[Row]:
-    datasets = _library("datasets", path)
+def _saved(path: Path, split: str | None, key: str) -> Iterator[Row]:
+    datasets = _library("datasets", path, key)
     try:
         data = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"prompts.path: {path}: not a folder of `datasets`: {reason}") from None
+        raise UserError(f"{key}.path: {path}: not a folder of `datasets`: {reason}") from None
     if isinstance(data, datasets.DatasetDict):
-        data = data[_choose(path, [*data], split)]
+        data = data[_choose(path, [*data], split, key)]
     for number, row in enumerate(data, 1):
         yield Row(f"{path} row {number}", row)
 
 
-def _choose(path: Path, splits: list[str], split: str | None) -> str:
+def _choose(path: Path, splits: list[str], split: str | None, key: str) -> str:
     if split is None and len(splits) == 1:
         return splits[0]
     if split not in splits:
-        raise UserError(f"prompts.split: {split}: {path} has {', '.join(splits)}; choose one")
+        raise UserError(f"{key}.split: {split}: {path} has {', '.join(splits)}; choose one")
     return split
 
 
-def _library(name: str, path: Path) -> ModuleType:
+def _library(name: str, path: Path, key: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         raise UserError(
-            f"prompts.path: reading {path} needs {name.partition('.')[0]}; pip install 'troupe[{EXTRA}]'"
+            f"{key}.path: reading {path} needs {name.partition('.')[0]}; pip install 'troupe[{EXTRA}]'"
         ) from None
 
 

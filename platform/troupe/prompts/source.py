@@ -14,17 +14,17 @@ from troupe.prompts.formats import Row, rows
 _MESSAGE = {"role", "content"}
 
 
-def read(settings: PromptSettings) -> list[Prompt]:
-    """All prompts of a file or folder, in its order.
+def read(settings: PromptSettings, key: str = "text.prompts") -> list[Prompt]:
+    """All prompts of a file or folder, in its order; `key` is where the settings stand, for errors.
 
     Raises:
         UserError: it cannot be read, holds none, or one of them is not right: says which, and how.
     """
     path = Path(settings.path).expanduser()
-    found = islice(rows(path, settings.format, settings.split), settings.limit)
-    prompts = [_prompt(number, row, settings) for number, row in enumerate(found)]
+    found = islice(rows(path, settings.format, settings.split, key), settings.limit)
+    prompts = [_prompt(number, row, settings, key) for number, row in enumerate(found)]
     if not prompts:
-        raise UserError(f"prompts.path: {path}: there are no prompts in it")
+        raise UserError(f"{key}.path: {path}: there are no prompts in it")
     return prompts
 
 
@@ -62,13 +62,13 @@ def opening(prompt: Prompt, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _prompt(id_: int, row: Row, settings: PromptSettings) -> Prompt:
-    text = _column(row, settings.prompt, "prompts.prompt")
+def _prompt(id_: int, row: Row, settings: PromptSettings, key: str) -> Prompt:
+    text = _column(row, settings.prompt, f"{key}.prompt")
     answer = None
     if settings.answer is not None:
-        answer = _column(row, settings.answer, "prompts.answer")
+        answer = _column(row, settings.answer, f"{key}.answer")
         _check_json(row, settings.answer, answer)
-    return Prompt(id_, _text(row, settings.prompt, text), answer, _kept(row, settings))
+    return Prompt(id_, _text(row, settings.prompt, text), answer, _kept(row, settings, key))
 
 
 def _column(row: Row, name: str, key: str) -> object:
@@ -99,9 +99,9 @@ def _message(row: Row, column: str, value: object) -> Message:
     )
 
 
-def _kept(row: Row, settings: PromptSettings) -> Mapping[str, object]:
+def _kept(row: Row, settings: PromptSettings, key: str) -> Mapping[str, object]:
     if settings.keep is not None:
-        kept = {name: _column(row, name, "prompts.keep") for name in settings.keep}
+        kept = {name: _column(row, name, f"{key}.keep") for name in settings.keep}
         for name, value in kept.items():
             _check_json(row, name, value)
         return kept

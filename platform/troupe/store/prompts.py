@@ -71,7 +71,7 @@ class PromptStore:
         progress = progress or PromptProgress()
         if progress.fingerprint not in ("", mark) or self._bring(prompts, mark) != mark:
             raise UserError(
-                f"prompts.path: {self._settings.path}: these prompts, or their order, are not those "
+                f"text.prompts.path: {self._settings.path}: these prompts, or their order, are not those "
                 "that the run began with; bring file, settings and seed back, or start a new run"
             )
         self._attempt, self._known = attempt, progress
