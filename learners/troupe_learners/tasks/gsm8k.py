@@ -53,8 +53,6 @@ def _split(data: str, split: str) -> list[Prompt]:
 def _line(prompt: Prompt, options: Options) -> dict[str, object]:
     _, mark, number = str(prompt.answer).rpartition(MARK)
     if not mark:
-        raise UserError(
-            f"{_DATA}: row {prompt.id}: the answer has no {MARK}; is this GSM8K?"
-        )
+        raise UserError(f"{_DATA}: row {prompt.id}: the answer has no {MARK}; is this GSM8K?")
     content = f"{prompt.prompt}\n\n{options.instruction}"
     return {"prompt": [{"role": "user", "content": content}], "answer": number.strip()}
