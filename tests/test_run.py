@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families as parse
 
+from troupe import catalogue
 from troupe.jobs.guardian import MARK, Herd, environment_of
 
 JOB = {
@@ -167,8 +171,9 @@ def test_a_run_in_an_environment_trains_in_turns_and_goes_on(
 def test_a_run_outlives_its_workers_keeps_its_secrets_and_stops_when_told(
     launch: Callable[..., Launched],
 ) -> None:
-    run = launch("train", "job.yaml")
+    run = launch("train", "job.yaml", "--metrics-port", "0")
     run.trained(1000)
+    assert_prometheus_reads_it(run)
     assert_closed_to_others(run)
     assert_no_secret_in_sight(run)
     for name in ("actor-0", "learner-0", "weights-0"):
@@ -227,6 +232,18 @@ def scratch_folders(run: Launched) -> list[Path]:
     """The temporary folders that the run's processes were told of."""
     told = [environment_of(process).get("TROUPE_NODE_FOLDER") for process in run.family().values()]
     return [Path(folder) for folder in set(told) if folder]
+
+
+def assert_prometheus_reads_it(run: Launched) -> None:
+    line = run.metrics()[-1]
+    assert [name for name in line if catalogue.find(name) is None] == []
+    told = re.search(r"^Metrics: (\S+)$", run.output.read_text(), re.MULTILINE)
+    assert told
+    families = parse(urlopen(told[1], timeout=5).read().decode())
+    samples = {sample.name: sample.value for family in families for sample in family.samples}
+    assert samples["troupe_learner_steps_trained"] >= line["learner/steps_trained"]
+    assert samples["troupe_actor_decisions_total"] >= line["actor/decisions"]
+    assert samples["troupe_attempt"] == line["attempt"] == 1
 
 
 def assert_closed_to_others(run: Launched) -> None:

@@ -124,6 +124,35 @@ def test_blocks_come_out_in_order_and_stay_until_they_are_acknowledged(log: Repl
     assert log.take(START, count=9, timeout=0)[0].id == second[0].id
 
 
+def test_promises_add_up_whatever_becomes_of_them(log: ReplayLog) -> None:
+    key = log.store.key("replay", 0, "reservations")
+
+    def promised() -> list[int]:
+        held = {name: promise.split() for name, promise in log.store.redis.hgetall(key).items()}
+        added, size, _ = held.pop(b"total")
+        assert int(added) == sum(int(steps) for steps, _, _ in held.values())
+        assert int(size) == sum(int(size) for _, size, _ in held.values())
+        return sorted(int(steps) for steps, _, _ in held.values())
+
+    for token, steps in {"used": 10, "withdrawn": 20, "kept": 40}.items():
+        assert reserve(log, token, steps, lease_ms=60_000) == "ok"
+    assert (
+        reserve(log, "kept", 40, lease_ms=60_000) == "ok"
+    )  # as a client that heard no answer does
+    assert promised() == [10, 20, 40]
+    assert commit(log, "used", b"x", 10) == 1
+    assert [log._withdraw(token) for token in ("withdrawn", "withdrawn", "used")] == [
+        True,
+        False,
+        False,
+    ]
+    assert promised() == [40]
+    assert reserve(log, "lost", 30, lease_ms=1) == "ok"
+    NEVER.wait(0.05)
+    assert reserve(log, "after", 5, lease_ms=60_000) == "ok"
+    assert promised() == [5, 40]
+
+
 def test_a_take_waits_for_the_first_block(log: ReplayLog) -> None:
     taken: Queue[int] = Queue()
     reader = threading.Thread(

@@ -5,9 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from troupe import __version__
 from troupe.errors import TroupeError
+
+if TYPE_CHECKING:
+    from troupe.jobs.session import Scrapes
 
 RUNS = Path("runs")
 
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="print the resolved job and who talks to whom"
     )
+    _scrapes(train)
     _runs(train)
     train.set_defaults(command=_train)
 
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _run(resume)
     _overrides(resume)
     _checkpoint(resume)
+    _scrapes(resume)
     resume.set_defaults(command=_resume)
 
     judge = commands.add_parser(
@@ -203,6 +209,21 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _scrapes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="let Prometheus read the run's metrics there; 0 takes a free port",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="where it listens; off loopback only with TROUPE_METRICS_TOKEN (default: 127.0.0.1)",
+    )
+
+
 def _checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="NAME", help="a checkpoint other than the newest")
 
@@ -215,13 +236,22 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     from troupe.jobs import session
 
-    return session.train(options.job, options.overrides, options.runs)
+    return session.train(options.job, options.overrides, options.runs, _where(options))
 
 
 def _resume(options: argparse.Namespace) -> int:
     from troupe.jobs import session
 
-    return session.resume(options.run, options.runs, options.overrides, options.checkpoint)
+    return session.resume(
+        options.run, options.runs, options.overrides, options.checkpoint, _where(options)
+    )
+
+
+def _where(options: argparse.Namespace) -> "Scrapes | None":
+    from troupe.jobs.session import Scrapes
+
+    port: int | None = options.metrics_port
+    return None if port is None else Scrapes(options.metrics_host, port)
 
 
 def _eval(options: argparse.Namespace) -> int:

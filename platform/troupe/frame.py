@@ -179,6 +179,10 @@ class Frame:
     """`role/name`: counters summed over a role's processes, gauges averaged."""
     completions: Completions | None = None
     """Of a language model, where `decisions` are sampled tokens."""
+    counters: frozenset[str] = frozenset()
+    """The names in `reported` that only grow."""
+    run: str = ""
+    """The run's name."""
 
     @property
     def training(self) -> bool:

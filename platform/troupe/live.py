@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol
 
@@ -51,6 +52,39 @@ def open_view(job: Job, folder: RunFolder, console: Console | None = None) -> Vi
     if capable and not console.options.ascii_only:
         return ScreenView(folder.name, title(job), console)
     return LineView(console)
+
+
+class Views:
+    """Several views of one run."""
+
+    def __init__(self, *views: View) -> None:
+        self._views = views
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Views":
+        with ExitStack() as stack:
+            for view in self._views:
+                stack.enter_context(view)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def show(self, frame: Frame) -> None:
+        """Show it in each."""
+        for view in self._views:
+            view.show(frame)
+
+    def event(self, text: str) -> None:
+        """Show it in each."""
+        for view in self._views:
+            view.event(text)
 
 
 class SilentView:

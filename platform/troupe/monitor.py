@@ -57,7 +57,7 @@ class Monitor:
         """What actors count of what they do."""
         self._prompts = PromptWatch(folder)
         self._bounded = job.schedule != "lockstep"
-        self._attempt = folder.attempts
+        self._run, self._attempt = folder.name, folder.attempts
         self._clock, self._wall = clock, wall
         self._start = clock()
         self._journal = Journal(folder, wall())
@@ -142,7 +142,7 @@ class Monitor:
         now = self._clock()
         alive = {name: track for name, track in self._tracks.items() if track.alive(now)}
         actors, learners = by_role(alive, "actor"), by_role(alive, "learner")
-        reported = report(self._tracks)
+        reported, counters = report(self._tracks)
         progress, seconds_left = outlook(self._limits, reported)
         before = self._journal.last.get("decisions", 0.0)
         return Frame(
@@ -175,6 +175,8 @@ class Monitor:
             events=(),
             reported=reported,
             completions=self._completions(reported, actors) if self._writes else None,
+            counters=counters,
+            run=self._run,
         )
 
     def _completions(self, reported: Mapping[str, float], actors: Sequence[Track]) -> Completions:
@@ -187,18 +189,22 @@ def by_role(tracks: Mapping[str, Track], role: str) -> list[Track]:
     return [track for name, track in tracks.items() if name.rpartition("-")[0] == role]
 
 
-def report(tracks: Mapping[str, Track]) -> dict[str, float]:
-    """`role/name` of everything told: counters summed over processes, gauges averaged."""
-    told: dict[str, float] = {}
+def report(tracks: Mapping[str, Track]) -> tuple[dict[str, float], frozenset[str]]:
+    """`role/name` of everything told, and which of that are counters.
+
+    Counters are summed over a role's processes, gauges averaged.
+    """
+    summed: defaultdict[str, float] = defaultdict(float)
+    averaged: dict[str, float] = {}
     for role in sorted({name.rpartition("-")[0] for name in tracks}):
         gauges: defaultdict[str, list[float]] = defaultdict(list)
         for track in by_role(tracks, role):
             for name, value in track.totals().items():
-                told[f"{role}/{name}"] = told.get(f"{role}/{name}", 0.0) + value
+                summed[f"{role}/{name}"] += value
             for name, value in track.gauges.items():
                 gauges[name].append(value)
-        told |= {f"{role}/{name}": fmean(values) for name, values in sorted(gauges.items())}
-    return told
+        averaged |= {f"{role}/{name}": fmean(values) for name, values in sorted(gauges.items())}
+    return {**summed, **averaged}, frozenset(summed)
 
 
 def blocked(tracks: Iterable[Track]) -> float:

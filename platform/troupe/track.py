@@ -25,18 +25,20 @@ class Track:
         self._before: defaultdict[str, float] = defaultdict(float)
         self._counters: dict[str, float] = {}
         self._started = 0.0
+        self._seen: tuple[object, object] = (None, None)
         self._news_at = 0.0
         self._history: deque[tuple[float, dict[str, float]]] = deque()
 
     def observe(self, snapshot: Mapping[str, object], now: float) -> None:
         """Take in the newest snapshot, read at `now`; it may be the same as the one before."""
+        seen = snapshot.get(STARTED), snapshot.get(UPTIME)
+        if self._history and seen == self._seen:
+            return
+        self._seen, self._news_at = seen, now
         numbers = {k: float(v) for k, v in snapshot.items() if isinstance(v, int | float)}
         started, uptime = numbers.pop(STARTED, 0.0), numbers.pop(UPTIME, 0.0)
         if started != self._started:
             self._begin(started)
-        elif self._history and self._history[-1][0] == uptime:
-            return
-        self._news_at = now
         names = str(snapshot.get(COUNTERS, "")).split()
         self._counters = {name: numbers[name] for name in names if name in numbers}
         self.gauges = {k: v for k, v in numbers.items() if k not in self._counters}

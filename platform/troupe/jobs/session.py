@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import shlex
 import signal
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import NamedTuple
 
 from troupe import checkpoint as checkpoints
 from troupe import curves, policies
@@ -22,7 +24,7 @@ from troupe.jobs.prepare import prepare, prepared_paths
 from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.spec import Job
-from troupe.live import open_view
+from troupe.live import SilentView, View, Views, open_view
 from troupe.runs import RUNS, RunFolder
 
 ONE_WISH_SECONDS = 1.0
@@ -35,9 +37,18 @@ SETTLED_IN_LOCKSTEP = ("seed", "lag", "actors.count", "actors.tables", "actors.e
 """Keys that what the actors left behind depends on."""
 
 
-def train(job_file: Path, overrides: list[str], base: Path) -> int:
-    """Start a new run of a job below `base`; the exit code."""
-    return _go(aside(begin, job_file, overrides, base))
+class Scrapes(NamedTuple):
+    """Where Prometheus may read a run."""
+
+    host: str
+    port: int
+    """0 takes a free one."""
+
+
+def train(job_file: Path, overrides: list[str], base: Path, scrapes: Scrapes | None = None) -> int:
+    """Start a new run of a job below `base`, which Prometheus may read; the exit code."""
+    exporter = _exporter(scrapes)
+    return _go(aside(begin, job_file, overrides, base), exporter)
 
 
 def begin(job_file: Path, overrides: list[str], base: Path) -> RunFolder:
@@ -62,9 +73,16 @@ def begin(job_file: Path, overrides: list[str], base: Path) -> RunFolder:
     return folder
 
 
-def resume(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> int:
+def resume(
+    text: str,
+    base: Path,
+    overrides: list[str],
+    checkpoint: str | None,
+    scrapes: Scrapes | None = None,
+) -> int:
     """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
-    return _go(aside(begin_again, text, base, overrides, checkpoint))
+    exporter = _exporter(scrapes)
+    return _go(aside(begin_again, text, base, overrides, checkpoint), exporter)
 
 
 def begin_again(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> RunFolder:
@@ -197,10 +215,20 @@ def check_env(name: str, options: list[str]) -> int:
     return 0
 
 
-def _go(folder: RunFolder) -> int:
+def _exporter(scrapes: Scrapes | None) -> View:
+    if scrapes is None:
+        return SilentView()
+    from troupe.exporter import TOKEN, Exporter  # what it needs is an extra
+
+    exporter = Exporter(scrapes.host, scrapes.port, os.environ.get(TOKEN, ""))
+    print(f"Metrics: {exporter.url}", flush=True)
+    return exporter
+
+
+def _go(folder: RunFolder, exporter: View) -> int:
     job, stop = folder.job(), threading.Event()
     try:
-        with open_view(job, folder) as view, _signals(stop):
+        with Views(open_view(job, folder), exporter) as view, _signals(stop):
             complete = local.run(prepared_paths(job, folder.path), folder, view, stop)
     except local.RunError as error:
         raise local.RunError(f"{error}; go on with: troupe resume {_spelt(folder)}") from None

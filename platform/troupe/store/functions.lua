@@ -5,7 +5,8 @@
 -- Keys of a replay log, always handed over by the caller:
 --   state         hash: counters, limits, attempt
 --   versions      hash: newest published version by policy
---   reservations  hash: token -> "steps bytes expires", room promised to blocks on their way
+--   reservations  hash: token -> "steps bytes expires", room promised to blocks on their way, and
+--                 total -> "steps bytes first", their sum and when the first of them expires
 --   sizes         list: "steps bytes" of every block in the log, oldest first, and the tickets of
 --                 the prompts that it answers
 --   log           stream: the blocks
@@ -37,17 +38,62 @@ local function sum(sizes)
   return steps, bytes
 end
 
--- Room promised and not yet used; promises of the dead are forgotten.
-local function reserved(reservations, time)
-  local held = {}
+local function numbers(promise)
+  local steps, bytes, time = promise:match('^(%-?%d+) (%-?%d+) (%d+)$')
+  return tonumber(steps), tonumber(bytes), tonumber(time)
+end
+
+local function promise_of(steps, bytes, time)
+  return string.format('%d %d %d', steps, bytes, time)
+end
+
+-- The sum of all promises, and when the first of them expires: 0 for never.
+local function total(reservations)
+  return numbers(redis.call('HGET', reservations, 'total') or '0 0 0')
+end
+
+-- Forgets promises of the dead, and adds up the others.
+local function sweep(reservations, time)
+  local steps, bytes, first = 0, 0, 0
+  redis.call('HDEL', reservations, 'total')
   for token, promise in pairs(fields(reservations)) do
-    if tonumber(promise:match('(%d+)$')) < time then
+    local s, b, expires = numbers(promise)
+    if expires < time then
       redis.call('HDEL', reservations, token)
     else
-      held[#held + 1] = promise
+      steps, bytes = steps + s, bytes + b
+      first = first == 0 and expires or math.min(first, expires)
     end
   end
-  return sum(held)
+  redis.call('HSET', reservations, 'total', promise_of(steps, bytes, first))
+  return steps, bytes
+end
+
+-- Room promised and not yet used. However many promises there are, they are looked through only
+-- when one may have expired.
+local function reserved(reservations, time)
+  local steps, bytes, first = total(reservations)
+  if first > 0 and first < time then return sweep(reservations, time) end
+  return steps, bytes
+end
+
+-- Takes a promise away, used or not; 1, or 0 if there is none.
+local function release(reservations, token)
+  local held = redis.call('HGET', reservations, token)
+  if not held then return 0 end
+  local steps, bytes = numbers(held)
+  local s, b, first = total(reservations)
+  redis.call('HDEL', reservations, token)
+  redis.call('HSET', reservations, 'total', promise_of(s - steps, b - bytes, first))
+  return 1
+end
+
+local function promise(reservations, token, steps, bytes, expires)
+  release(reservations, token) -- a call that was sent twice
+  local s, b, first = total(reservations)
+  first = first == 0 and expires or math.min(first, expires)
+  redis.call('HSET', reservations, token, promise_of(steps, bytes, expires),
+    'total', promise_of(s + steps, b + bytes, first))
 end
 
 local function fenced(state, attempt)
@@ -111,7 +157,7 @@ callback = function(keys, args)
     verdicts[#verdicts + 1] = verdict
   end
   if granted > 0 then -- not steps: a turn's block may have none
-    redis.call('HSET', reservations, args[1], string.format('%d %d %d', steps, bytes, time + args[3]))
+    promise(reservations, args[1], steps, bytes, time + args[3])
   end
   if blocked then
     redis.call('SET', waiting, blocked, 'PX', 500)
@@ -142,7 +188,7 @@ end
 redis.register_function{function_name = 'troupe_1_commit', flags = {'allow-oom'},
 callback = function(keys, args)
   local state, reservations, sizes, log = unpack(keys)
-  if redis.call('HDEL', reservations, table.remove(args, 1)) == 0 then
+  if release(reservations, table.remove(args, 1)) == 0 then
     take_back(log, #args)
     return 0
   end
@@ -154,7 +200,7 @@ end}
 -- Returns 1 if the promise was still open: a commit that comes later is without effect.
 redis.register_function{function_name = 'troupe_1_withdraw', flags = {'allow-oom'},
 callback = function(keys, args)
-  return redis.call('HDEL', keys[1], args[1])
+  return release(keys[1], args[1])
 end}
 
 local function trim(state, log, sizes, first_kept)

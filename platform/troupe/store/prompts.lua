@@ -280,7 +280,7 @@ redis.register_function{function_name = 'troupe_1_answer', flags = {'allow-oom'}
 callback = function(keys, args)
   local state, reservations, sizes, log = unpack(keys)
   local p, token, holder, shard = prompt_keys(keys, 5), args[1], args[2], args[3]
-  local promised, leases, entry = redis.call('HDEL', reservations, token) == 1, {}, {args[4]}
+  local promised, leases, entry = release(reservations, token) == 1, {}, {args[4]}
   for i = 5, #args, 2 do
     local lease = held(p, args[i], args[i + 1])
     if not lease then
@@ -310,6 +310,6 @@ end}
 redis.register_function{function_name = 'troupe_1_answered', flags = {'allow-oom'},
 callback = function(keys, args)
   local p = prompt_keys(keys, 2)
-  redis.call('HDEL', keys[1], args[1])
+  release(keys[1], args[1])
   return redis.call('HGET', p.answers, args[2]) == args[1] and 1 or 0
 end}

@@ -21,6 +21,8 @@ from troupe.errors import UserError
 from troupe.store import StoreError
 
 HOST = "127.0.0.1"
+CLIENTS = 65_000
+"""Connections that a server of ours takes; as many as the files that its system allows it."""
 _ATTEMPTS = 8
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 3.0
@@ -162,6 +164,7 @@ def _settings(port: int, password: str, memory_mb: int, append_only: bool) -> st
         f"bind {HOST}",
         f"port {port}",
         f"user default on #{digest} ~* &* +@all",
+        f"maxclients {CLIENTS}",
         f"maxmemory {memory_mb}mb",
         "maxmemory-policy noeviction",
         "databases 1",

@@ -65,14 +65,15 @@ def check_exposure(host: str, token: str, tls: Tls | None, *, plaintext: bool) -
     """
     if not token:
         raise UserError("weights.token: empty; a weight server always needs a token")
-    if tls is None and not plaintext and not _is_loopback(host):
+    if tls is None and not plaintext and not is_loopback(host):
         raise UserError(
             f"weights.host: {host} is reachable from other machines; give a TLS certificate, "
             "or ask for plain text"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
     if host == "localhost":
         return True
     try:

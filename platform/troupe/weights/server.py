@@ -6,6 +6,7 @@ With an `upstream` it is a relay: it keeps what its own callers ask for, and pas
 import asyncio
 import fcntl
 import os
+import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,7 @@ async def serve(
     """
     check_exposure(host, token, tls, plaintext=plaintext)
     keep_large_buffers()
+    open_many_files()
     with _claim(folder):
         service = Service(
             shelf=Shelf(folder),
@@ -172,6 +174,13 @@ def _listen(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> i
         raise PortError(
             f"weights.port: cannot listen on {address}; is it in use? 0 takes a free one"
         ) from None
+
+
+def open_many_files() -> None:
+    """Allow a connection for each watcher: many systems give a process 1,024 files until it asks."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems say that there is no limit, and have one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
