@@ -19,7 +19,7 @@ from running import rate
 JOBS = Path(__file__).with_name("jobs")
 WARM_UP = 5.0
 TOGETHER = "actors.colocated=true"
-"""The actor plays in the learner's process; elsewhere it is one of its own."""
+"""The actor is the learner's own: in its process, or with a lag in one beside it."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,10 @@
 """What all tests share."""
 
+import os
+
+# Read when numpy is imported: more threads wait for one another where cores are busy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
-from hurt_runs import Runs, data
+from hurt_runs import Runs, data, trained_on
 from learner_stage import same
 
+from troupe import checkpoint
 from troupe.errors import UserError
 from troupe.jobs.resolve import resolve
 from troupe.store import server
@@ -64,6 +66,26 @@ def test_actors_in_the_learners_process_go_on_from_a_checkpoint(url: str, tmp_pa
     runs.run("moved", "stop.updates=20")
     moved = runs.run("moved", "stop.updates=30", "actors.colocated=true")
     same(once.weights, moved.weights)
+
+
+def test_an_actor_beside_the_learner_may_be_killed(url: str, tmp_path: Path) -> None:
+    runs = Runs(
+        url,
+        tmp_path,
+        POLE,
+        f"algorithm={PPO}",
+        "lag=1",
+        "actors.colocated=true",
+        "stop.updates=300",
+    )
+    once = runs.run("left-alone")
+    crew = runs.crew("robbed")
+    trained_on(crew)
+    (beside,) = psutil.Process(crew.posts["learner", 0].pid).children()
+    beside.kill()
+    crew.wait()
+    assert "beginning again from the checkpoint" in (crew.run / "learner-0.log").read_text()
+    same(once.weights, checkpoint.load(checkpoint.newest(crew.run)).weights)
 
 
 @pytest.mark.parametrize(

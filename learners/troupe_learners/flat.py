@@ -5,6 +5,7 @@ are no part of the weights.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class FlatModule:
             name: flat[start : start + shape.numel()].reshape(shape)
             for name, (start, shape) in self._places.items()
         }
-        for name, tensor in self._buffers().items():
+        for name, tensor in self._buffers.items():
             held[name] = tensor.to("cpu", copy=True).numpy()
         return held
 
@@ -74,7 +75,7 @@ class FlatModule:
             TroupeError: a tensor is missing, unknown or of another shape.
         """
         trained = dict(self._module.named_parameters())
-        own = {name: trained[name].detach() for name in self._places} | self._buffers()
+        own = {name: trained[name].detach() for name in self._places} | self._buffers
         wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != given:
@@ -86,6 +87,7 @@ class FlatModule:
             for name, tensor in own.items():
                 tensor.copy_(torch.from_numpy(np.array(tensors[name])))
 
+    @cached_property
     def _buffers(self) -> dict[str, Tensor]:
         """By name, what belongs to the weights and is no parameter, nor another name for one."""
         known = {id(parameter) for parameter in self._module.parameters()}

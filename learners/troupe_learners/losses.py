@@ -144,7 +144,8 @@ def actor_critic(
     Returns:
         float [S].
     """
-    return policy + value_coefficient * value - entropy_coefficient * entropy
+    terms = policy + value_coefficient * value
+    return terms - entropy_coefficient * entropy if entropy_coefficient else terms
 
 
 def td_loss(

@@ -1,5 +1,6 @@
 """Optimizers over one flat buffer: a step, a norm or a copy is one operation, however many parameters."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -74,6 +75,9 @@ class FlatOptimizer:
             parameter.grad = self.grad[start:end].view_as(parameter)
             start = end
         self.torch_optimizer = _create(self._flat, settings)
+        self._bare_step = inspect.unwrap(type(self.torch_optimizer).step)
+        """Without what a profiler and a compiler would want to know, which takes longer than the step
+        of a small network."""
         self._lr = settings.lr
         self._needed = _state_names(settings)
 
@@ -99,6 +103,11 @@ class FlatOptimizer:
         if limit is not None:
             self.grad.div_((norm / limit).clamp_(min=1.0))
         return norm
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters along their gradients."""
+        self._bare_step(self.torch_optimizer)
 
     def state(self) -> dict[str, Array]:
         """A copy of the optimizer's tensors in host memory, by name; none before the first step."""

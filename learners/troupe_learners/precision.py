@@ -40,7 +40,7 @@ class Precision:
         """Clip the gradient and step; the norm before clipping, a scalar on the device."""
         if not self._scaler.is_enabled():
             norm = optimizer.clip_grad_norm(max_grad_norm)
-            optimizer.torch_optimizer.step()
+            optimizer.step()
             return norm
         self._scaler.unscale_(optimizer.torch_optimizer)
         norm = optimizer.clip_grad_norm(max_grad_norm)

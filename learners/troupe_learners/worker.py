@@ -16,7 +16,7 @@ from troupe.errors import TroupeError
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import Job
-from troupe.jobs.stages import open_stages
+from troupe.jobs.stages import StageLostError, open_stages
 from troupe.metrics import Metrics
 from troupe.policies import Spaces
 from troupe.policies.devices import resolve_device, resolve_precision
@@ -39,7 +39,7 @@ _WAIT_SECONDS = 0.2
 _PUBLISH_SECONDS = 0.2
 """Between versions that only an evaluation looks at."""
 _FRUITLESS = 8
-"""Lives in a row in which ranks lost one another before they had learned anything."""
+"""Lives in a row in which somebody was lost before anything had been learned."""
 
 
 class Learner:
@@ -51,7 +51,7 @@ class Learner:
     def run(self) -> None:
         """Train until the job's limits are reached or the run is told to stop; save; return.
 
-        When a rank is lost, all of them begin again from the checkpoint.
+        When a rank is lost, or a colocated actor, all of them begin again from the checkpoint.
 
         Raises:
             CheckpointError: the newest checkpoint is not sound or not this job's, or the last one
@@ -79,7 +79,7 @@ class Learner:
                         session.run()
                     finally:
                         after = session.updates
-            except RankLostError as error:
+            except (RankLostError, StageLostError) as error:
                 fruitless = 0 if after > before else fruitless + 1
                 if fruitless == _FRUITLESS:
                     raise
@@ -345,7 +345,7 @@ class Session:
         return Turns(self._trainees, slots(self._job, self._ranks.rank), turn, position)
 
     def _company(self, learners: Mapping[str, Algorithm]) -> Company | None:
-        """The actors, where the job wants them in this process."""
+        """The actors, where the job wants them at the learner's side."""
         if not self._job.actors.colocated:
             return None
         assert isinstance(self._feed, Turns)

@@ -114,7 +114,7 @@ def _played(job: Job) -> str:
 
 def _fed(job: Job) -> str:
     if job.actors.colocated:
-        return "in the learner's process"
+        return f"in {'processes beside' if job.lag else 'the process of'} the learner"
     return "fetch weights over gRPC, push blocks to the store"
 
 

@@ -91,8 +91,8 @@ class ActorSettings:
     block_steps: Positive = 800
     """Steps of whole games in a block before it is sent."""
     colocated: bool = False
-    """In lockstep: they play in the learner's own process, one after the other; the same to the bit,
-    and faster where a turn takes milliseconds."""
+    """In lockstep: they play in the learner's own process, one after the other, or with a `lag` in
+    processes beside it; the same to the bit, and faster where a turn takes milliseconds."""
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
     """Scheduling priority below the learner's."""
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.distributions import distribution_of
+from troupe.policies.hosted import Layers
 from troupe.policies.inputs import MASK, Encoder, Inputs, mask_size, unpacked
 from troupe.policies.memory import Memory
 from troupe.policies.normaliser import Moments
-from troupe.policies.perceptron import Layers, Perceptron, initialise_orthogonally
+from troupe.policies.perceptron import Perceptron, initialise_orthogonally
 
 STOCHASTIC = frozenset({"log_prob", "entropy", "distribution"})
 """What `evaluate` gives that needs the policy's hidden layers."""

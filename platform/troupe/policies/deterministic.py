@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.fitting import refuse_options, unfit
+from troupe.policies.hosted import Layers
 from troupe.policies.inputs import Encoder, Inputs
-from troupe.policies.perceptron import Layers, Perceptron
+from troupe.policies.perceptron import Perceptron
 
 
 def create(spaces: Spaces, network: NetworkSettings) -> "Deterministic":

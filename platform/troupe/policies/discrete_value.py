@@ -18,8 +18,9 @@ from troupe.errors import UserError
 from troupe.jobs.spec import NetworkSettings
 from troupe.policies import Acting, Spaces, Steps
 from troupe.policies.fitting import refuse_options, unfit
+from troupe.policies.hosted import Layers
 from troupe.policies.inputs import MASK, Encoder, Inputs, mask_size, unpacked
-from troupe.policies.perceptron import Layers, Perceptron
+from troupe.policies.perceptron import Perceptron
 
 
 def create(spaces: Spaces, network: NetworkSettings) -> "DiscreteValue":

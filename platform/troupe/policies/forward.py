@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from troupe.episodes import Array, Columns
+from troupe.policies.hosted import Layers
 from troupe.policies.inputs import HostInputs, Inputs
-from troupe.policies.perceptron import HostLayers, Layers
+from troupe.policies.perceptron import HostLayers
 
 
 class Network(Protocol):

@@ -4,7 +4,6 @@ A forward of a few rows is all overhead: PyTorch's is eight times that of numpy.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Activation = Literal["relu", "tanh"]
-
-Layers = list[tuple[Tensor, Tensor, Activation | None]]
-"""Weight [outputs, inputs], bias [outputs] and what follows, first to last."""
+from troupe.policies import hosted
+from troupe.policies.hosted import Activation, Layers
 
 
 class Perceptron(nn.Module):
@@ -39,9 +36,12 @@ class Perceptron(nn.Module):
 
     def apply_to(self, x: Tensor, *, frozen: bool = False) -> Tensor:
         """[S, inputs] -> [S, width], outputs in float32; `frozen` parameters get no gradient, `x` does."""
-        for layer, activation in zip(self.linear, self._activations, strict=True):
-            weight: Tensor = layer.weight.detach() if frozen else layer.weight
-            bias: Tensor = layer.bias.detach() if frozen else layer.bias
+        layers = self.laid_out()
+        if frozen:
+            layers = [(weight.detach(), bias.detach(), then) for weight, bias, then in layers]
+        if hosted.fits(x):
+            return hosted.apply_layers(x, layers)
+        for weight, bias, activation in layers:
             if activation is None:
                 x = _in_float32(x, weight, bias)
             else:
@@ -50,7 +50,7 @@ class Perceptron(nn.Module):
         return x
 
     def laid_out(self) -> Layers:
-        """Its layers, for `HostLayers`."""
+        """Its layers, first to last."""
         pairs = zip(self.linear, self._activations, strict=True)
         return [(layer.weight, layer.bias, activation) for layer, activation in pairs]
 
