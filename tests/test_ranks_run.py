@@ -12,6 +12,7 @@ from troupe.checkpoint import Checkpoint
 from troupe.errors import UserError
 from troupe.jobs.load import put
 from troupe.jobs.resolve import resolve
+from troupe.policies import devices
 from troupe.store import server
 
 POLE: Mapping[str, object] = {
@@ -147,3 +148,11 @@ def test_ranks_need_actors_to_share(actors: int, algorithm: str, message: str | 
     else:
         with pytest.raises(UserError, match=rf"^learner.count: .*{message}"):
             resolve(data)
+
+
+def test_ranks_share_language_models_alone() -> None:
+    data = {**POLE, "learner": {"count": 2, "sharding": "full"}}
+    with pytest.raises(UserError, match=r"^learner.sharding: full divides language models"):
+        resolve(data)
+    with pytest.raises(UserError, match=r"^learner.precision: fp16 scales its loss"):
+        devices.check_sharding("fp16")

@@ -11,7 +11,7 @@ import pytest
 from hurt_runs import Runs, data, trained_on
 from learner_stage import same
 
-from troupe import samples
+from troupe import checkpoint, samples
 from troupe.errors import UserError
 from troupe.jobs import soundness
 from troupe.jobs.resolve import resolve
@@ -86,6 +86,31 @@ def test_freely_every_prompt_is_answered_once_whoever_is_killed(
     assert state.waiting < 4
 
 
+def test_ranks_that_share_a_model_go_on_as_one_that_has_all_of_it(
+    url: str, tmp_path: Path, job: dict[str, object]
+) -> None:
+    """One of them is killed on the way; every prompt is learned from once for each epoch."""
+    changes = ("text.prompts.epochs=2", "text.prompts.timeout=60", "actors.count=2")
+    runs = Runs(url, tmp_path, job, *changes)
+    crew = runs.crew("shared", "learner.count=2", "learner.sharding=full", "stop.updates=12")
+    try:
+        crew.wait(("learner", 1), after=3)
+    finally:
+        crew.close()
+    shared = checkpoint.load(checkpoint.newest(tmp_path / "shared"))
+    assert shared.updates == {"agent": 12}
+    assert shared.positions.keys() == {"0", "1"}
+    assert all(np.isfinite(tensor).all() for tensor in shared.weights["agent"].values())
+    alone = runs.run("shared")
+    assert alone.updates["agent"] > 20
+    assert alone.positions.keys() == {"0"}
+    assert alone.weights["agent"].keys() == shared.weights["agent"].keys()
+    state = look(Store.connect(url, "shared"))
+    assert (state.ready, len(state.leased), state.dropped, state.dead) == (0, 0, {}, ())
+    assert state.done == 2 * PROMPTS
+    assert state.waiting < 4
+
+
 def test_text_learns_and_leaves_samples(url: str, tmp_path: Path, job: dict[str, object]) -> None:
     """What costs by the token grows short."""
     state = Runs(url, tmp_path, job, "schedule=lockstep", "stop.updates=80").run("short")
@@ -125,6 +150,8 @@ def test_answers_are_imitated(url: str, tmp_path: Path, job: dict[str, object]) 
         (["network.language={}"], r"^network.language.model: missing"),
         (["environment={name: CartPole-v1}"], r"environment and text are there"),
         (["actors.colocated=true", "schedule=lockstep"], r"^actors.colocated: true is for games"),
+        (["learner.sharding=full"], r"^learner.sharding: full divides a model among ranks, and learner.count is 1"),
+        (["learner.count=8", "actors.count=8"], r"^text.groups: 4 in an update, and each of 8 ranks"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_says_so(

@@ -115,7 +115,9 @@ class TextSession:
         supply = self._supply  # not in lockstep, where prompts follow from the turn
         while not self._stop.is_set():
             self._following.refresh()
-            self._begin(supply.more(self._room(), self._following.versions[self._policy]))
+            given = supply.more(self._room(), self._following.versions[self._policy])
+            self._give_up([lease for lease in given if lease.ticket in self._under_way()])
+            self._begin(given)
             self._give_up(supply.lost())
             self._metrics.set("waiting_for", "" if self._engine.pending else supply.waiting_for)
             if self._engine.pending:
@@ -133,8 +135,12 @@ class TextSession:
         free = self._text.engine.slots - self._engine.pending
         return max(free // self._text.completions, 0 if self._engine.pending else 1)
 
+    def _under_way(self) -> set[int]:
+        """Tickets that are being answered or judged; who is given one again had lost it meanwhile."""
+        return {*self._groups, *(judged.lease.ticket for judged in self._judged)}
+
     def _give_up(self, lost: Sequence[Lease]) -> None:
-        """Forget prompts that were given to somebody else."""
+        """Forget prompts that were given to somebody else, or to us once more."""
         gone = {lease.ticket for lease in lost}
         if not gone:
             return

@@ -183,6 +183,11 @@ class Loss(NamedTuple):
     """float [S]: with prioritised replay, the size of each step's error."""
 
 
+def same(count: int) -> int:
+    """The number itself."""
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
     """Whom an algorithm may ask while it prepares a batch."""
@@ -196,6 +201,9 @@ class Roles:
     """Sums a tensor over all ranks, [..] to [..]; the same result on each."""
     random: torch.Generator
     """On the policy's device."""
+    passes: Callable[[int], int] = same
+    """How often this rank is to evaluate, where it has to so many times: where a policy is divided
+    among ranks, all have to equally often."""
 
 
 class Algorithm(Protocol):

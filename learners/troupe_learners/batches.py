@@ -1,7 +1,7 @@
 """Batches: blocks joined and brought to the learner's device, then divided for optimizer steps."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -166,6 +166,26 @@ def split(minibatch: Batch, limit: int | None, *, whole: bool = False) -> Iterat
         ends = np.cumsum(_even(minibatch.steps, parts)).tolist()
         for start, end in itertools.pairwise([0, *ends]):
             yield minibatch[start:end]
+
+
+def passed(
+    batch: Batch, limit: int | None, passes: Callable[[int], int], *, whole: bool
+) -> list[tuple[Batch, bool]]:
+    """The same parts, and behind them what only keeps other ranks company.
+
+    Args:
+        batch: what is divided, in its order.
+        limit: see `split`.
+        passes: how many parts there are to be, where so many are needed.
+        whole: see `split`.
+
+    Returns:
+        Parts, and whether each counts: those that do not are the batch's first fragment, or step.
+    """
+    parts = list(split(batch, limit, whole=whole))
+    more = passes(len(parts)) - len(parts)
+    idle = [next(split(batch, 1, whole=whole))] * more if more else []
+    return [*((part, True) for part in parts), *((part, False) for part in idle)]
 
 
 def _of_fragments(

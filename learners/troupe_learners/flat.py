@@ -76,20 +76,32 @@ class FlatModule:
         """
         trained = dict(self._module.named_parameters())
         own = {name: trained[name].detach() for name in self._places} | self._buffers
-        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wanted != given:
-            name = next(n for n in {**wanted, **given} if wanted.get(n) != given.get(n))
-            raise TroupeError(
-                f"weights: {name} is {given.get(name)}, this network has {wanted.get(name)}"
-            )
+        check_weights(tensors, {name: tuple(tensor.shape) for name, tensor in own.items()})
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(torch.from_numpy(np.array(tensors[name])))
 
     @cached_property
     def _buffers(self) -> dict[str, Tensor]:
-        """By name, what belongs to the weights and is no parameter, nor another name for one."""
-        known = {id(parameter) for parameter in self._module.parameters()}
-        whole = self._module.state_dict(keep_vars=True)
-        return {name: tensor for name, tensor in whole.items() if id(tensor) not in known}
+        return buffers(self._module)
+
+
+def check_weights(tensors: Mapping[str, Array], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """See that tensors are those that a network has, by name and shape.
+
+    Raises:
+        TroupeError: one is missing, unknown or of another shape.
+    """
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != given:
+        name = next(n for n in {**wanted, **given} if wanted.get(n) != given.get(n))
+        raise TroupeError(
+            f"weights: {name} is {given.get(name)}, this network has {wanted.get(name)}"
+        )
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """By name, what belongs to the weights and is no parameter, nor another name for one."""
+    known = {id(parameter) for parameter in module.parameters()}
+    whole = module.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in whole.items() if id(tensor) not in known}

@@ -169,7 +169,9 @@ class Algorithm:
         s = self._settings
         want = {"log_prob"} if self._remeasured else set[str]()
         want |= {"reference"} if self._bound else set()
-        seen = on_policy.evaluated(batch, roles.policy, want, s.micro_batch) if want else {}
+        seen = {}
+        if want:
+            seen = on_policy.evaluated(batch, roles.policy, want, s.micro_batch, roles.passes)
         acted = batch.step["log_prob"]
         old = seen.get("log_prob", acted)
         columns = {"old_log_prob": old}

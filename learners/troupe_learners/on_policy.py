@@ -11,7 +11,7 @@ from troupe.errors import UserError
 from troupe.policies import ACTION, Policy
 from troupe.policies.normaliser import Moments
 from troupe_learners import batches
-from troupe_learners.algorithms import Batch, Loss, Roles, Totals
+from troupe_learners.algorithms import Batch, Loss, Roles, Totals, same
 from troupe_learners.kl import k3
 from troupe_learners.losses import actor_critic, policy_gradient, value_error
 from troupe_learners.returns import last_steps, linear_recurrence
@@ -83,16 +83,22 @@ class Look(NamedTuple):
     """float [N]: value of the state after each fragment's last step, also where it terminated."""
 
 
-def look(batch: Batch, policy: Policy, want: Collection[str], limit: int | None) -> Look:
+def look(
+    batch: Batch,
+    policy: Policy,
+    want: Collection[str],
+    limit: int | None,
+    passes: Callable[[int], int] = same,
+) -> Look:
     """Evaluate a batch and the states that its fragments ended in, as `evaluated` does.
 
     A completion is judged as it is, also one that was cut at the most tokens: nothing comes after it.
     """
     if batch.context:
-        read = evaluated(batch, policy, {"value", *want}, limit)
+        read = evaluated(batch, policy, {"value", *want}, limit, passes)
         return Look(read, torch.zeros_like(batch.fragment["length"], dtype=torch.float32))
     longer, own, ends = _interleaved(batch) if batch.initial else _extended(batch)
-    outputs = evaluated(longer, policy, {"value", *want}, limit)
+    outputs = evaluated(longer, policy, {"value", *want}, limit, passes)
     steps = {name: tensor[own] for name, tensor in outputs.items()}
     return Look(steps, outputs["value"][ends])
 
@@ -157,16 +163,22 @@ def _final(batch: Batch) -> Mapping[str, Tensor]:
 
 
 def evaluated(
-    batch: Batch, policy: Policy, want: Collection[str], limit: int | None
+    batch: Batch,
+    policy: Policy,
+    want: Collection[str],
+    limit: int | None,
+    passes: Callable[[int], int] = same,
 ) -> dict[str, Tensor]:
     """What a policy says of a batch, by name [S, ...], at most `limit` steps at once.
 
-    Where the policy is recurrent or reads a context, a fragment is never divided.
+    Where the policy is recurrent or reads a context, a fragment is never divided. `passes` is that
+    of `Roles`.
     """
-    parts = [
-        policy.evaluate(part.evaluated(), want)
-        for part in batches.split(batch, limit, whole=batch.whole)
+    told = [
+        (policy.evaluate(part.evaluated(), want), counts)
+        for part, counts in batches.passed(batch, limit, passes, whole=batch.whole)
     ]
+    parts = [outputs for outputs, counts in told if counts]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

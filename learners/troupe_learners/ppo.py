@@ -157,7 +157,7 @@ class Algorithm:
         policy = on_policy.stochastic(roles.policy, "ppo")
         self._now = _now(s, roles.progress, policy.kl)
         reward = self._measures.rewards(batch, policy, roles)
-        seen, bootstrap = on_policy.look(batch, policy, self._wanted(), s.micro_batch)
+        seen, bootstrap = on_policy.look(batch, policy, self._wanted(), s.micro_batch, roles.passes)
         anchors = self._anchors(batch, seen)
         if s.reference_kl:
             reward = reward - s.reference_kl * k1(anchors["old_log_prob"], seen["reference"])

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from troupe_learners.optim import FlatOptimizer
+from troupe_learners.optim import Optimizer
 
 
 class Precision:
@@ -36,7 +36,7 @@ class Precision:
         """Add the gradients of a loss to those that are there."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: FlatOptimizer, max_grad_norm: float | None) -> Tensor:
+    def step(self, optimizer: Optimizer, max_grad_norm: float | None) -> Tensor:
         """Clip the gradient and step; the norm before clipping, a scalar on the device."""
         if not self._scaler.is_enabled():
             norm = optimizer.clip_grad_norm(max_grad_norm)

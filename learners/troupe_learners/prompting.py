@@ -88,6 +88,7 @@ class StoredPrompts:
     def restore(self, documents: Documents) -> None:
         document = documents.get(_DOCUMENT)
         progress = None if document is None else PromptProgress.load(document)
+        self._ranks.total(0)  # the logs of all are restored
         if self._ranks.first:
             prompts = read(self._text.prompts)
             self._total = (

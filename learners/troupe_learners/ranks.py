@@ -59,6 +59,8 @@ class Ranks:
         store.set(f"here-{self.rank}", "")
         store.wait([f"here-{rank}" for rank in range(self.size)])
         backend = "nccl" if self._device.type == "cuda" else "gloo"
+        if backend == "nccl":
+            torch.cuda.set_device(self._device)  # where others than us begin to add up
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.size, timeout=patience
         )
@@ -96,11 +98,16 @@ class Ranks:
 
     def least(self, count: int) -> int:
         """The smallest of the ranks' numbers."""
-        if self.size == 1:
-            return count
+        return count if self.size == 1 else self._reduced(count, dist.ReduceOp.MIN)
+
+    def most(self, count: int) -> int:
+        """The largest of the ranks' numbers."""
+        return count if self.size == 1 else self._reduced(count, dist.ReduceOp.MAX)
+
+    def _reduced(self, count: int, operation: dist.ReduceOp.RedOpType) -> int:
         number = torch.tensor(count, device=self._device)
         with _together():
-            dist.all_reduce(number, dist.ReduceOp.MIN)
+            dist.all_reduce(number, operation)
             return int(number)
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
@@ -129,9 +136,29 @@ class Ranks:
                 dist.recv(data, rank, self._host)
         return data.numpy().tobytes()
 
+    def collect(self, tensor: Tensor) -> list[Tensor]:
+        """What every rank brings, in their order, of one shape, for the first one; others get nothing."""
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.first else None
+        with _together():
+            dist.gather(tensor, parts)
+        return parts or []
+
     def share(self, count: int) -> int:
         """How many of `count` equal things are this rank's."""
         return (count + self.size - 1 - self.rank) // self.size
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Say the same where others than `Ranks` add up, and other errors come out of that too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        with _together():
+            raise
 
 
 @contextmanager

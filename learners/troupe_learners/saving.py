@@ -102,6 +102,8 @@ class Moment:
     """In lockstep, by policy and version: weights that are still to be played with."""
     documents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What else is to be saved, by name, as JSON can hold it."""
+    dealt_anew: bool = False
+    """There were more ranks or fewer: what waits in the streams belongs into others."""
 
 
 class Saver:
@@ -118,6 +120,7 @@ class Saver:
         acknowledge: told the id up to which this rank's shard may forget.
         ranks: all of them.
         memories: whether replay memories are saved; else the store fills them again.
+        settled: whether a run can go on only with as many ranks as it was saved with.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Saver:
         ranks: Ranks,
         *,
         memories: bool,
+        settled: bool,
     ) -> None:
         self._settings = settings
         self._origin = origin
@@ -140,6 +144,7 @@ class Saver:
         self._acknowledge = acknowledge
         self._ranks = ranks
         self._memories = memories
+        self._settled = settled
         self.saved = -1
         """Steps trained on, of the newest checkpoint that the first rank is known to have written."""
         self._brought: tuple[int, str] | None = None
@@ -172,6 +177,13 @@ class Saver:
         state = checkpoint.load(found[-1])
         origin = self._origin
         checkpoint.check_fits(found[-1], state, origin.game, origin.algorithm, self._trainees)
+        before = len(state.ranks) + 1
+        if before != self._ranks.size and self._settled:
+            raise CheckpointError(
+                f"learner.count: {self._ranks.size}, the run was saved with {before}; it can only "
+                "go on with as many"
+            )
+        fresh = Part.of(self._trainees, Position(), 0, {}, memories=False)
         for name, trainee in self._trainees.items():
             try:
                 trainee.restore(
@@ -188,17 +200,22 @@ class Saver:
                 raise CheckpointError(
                     f"{found[-1]}: {name}: {error}; was the job changed?"
                 ) from None
-        if len(state.ranks) + 1 != self._ranks.size:
-            raise CheckpointError(
-                f"learner.count: {self._ranks.size}, the run was saved with "
-                f"{len(state.ranks) + 1}; it can only go on with as many"
-            )
         self._progress.restore(state.step, state.counters)
         self.saved = state.step
-        if not self._ranks.first:
+        if self._ranks.rank in state.ranks:
             self._restore_own(found[-1], state.ranks[self._ranks.rank])
+        elif not self._ranks.first:
+            replace(fresh, settings=state.settings).restore(self._trainees)
+            self._progress.consumed = 0
+        anew = before != self._ranks.size
         position = state.positions.get(str(self._ranks.rank), Position())
-        return Moment(position, state.resume, state.past, state.documents)
+        return Moment(
+            Position() if anew else position,
+            dealt_anew=anew,
+            resume=state.resume,
+            past=state.past,
+            documents=state.documents,
+        )
 
     def _restore_own(self, path: Path, columns: Columns) -> None:
         try:
@@ -258,6 +275,10 @@ class Saver:
             self._trainees, moment.position, consumed, moment.resume, memories=self._memories
         )
         self._ranks.gather(part.to_bytes())
+        for trainee in self._trainees.values():
+            trainee.lend_weights()
+        for trainee in self._trainees.values():
+            trainee.lend_state()
         self._brought = (self._progress.steps, moment.position.after)
         return None
 

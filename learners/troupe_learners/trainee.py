@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from troupe.policies import Policy, Spaces
 from troupe_learners import batches
 from troupe_learners.algorithms import Adaptive, Algorithm, Batch, Plan
 from troupe_learners.batches import Piece
+from troupe_learners.exchange import Copies, Exchange
 from troupe_learners.flat import FlatModule
-from troupe_learners.optim import FlatOptimizer
+from troupe_learners.optim import FlatOptimizer, Optimizer
 from troupe_learners.precision import Precision
-from troupe_learners.ranks import Ranks
+from troupe_learners.ranks import Ranks, watched
 from troupe_learners.replay import Memory
 from troupe_learners.target import TargetNetwork
 from troupe_learners.update import Learning, Update
@@ -36,6 +37,8 @@ class Hardware:
     dtype: torch.dtype
     """Of matrix products; weights are float32."""
     ranks: Ranks = field(default_factory=Ranks)
+    divided: bool = False
+    """Whether each rank has a share of every parameter, rather than all of them."""
 
 
 @runtime_checkable
@@ -56,6 +59,32 @@ class Publishing(Protocol):
     def published(self, tensors: Columns) -> Columns:
         """What of the weights travels, by the names that actors know."""
         ...
+
+
+class Parameters(Protocol):
+    """Where the parameters of a policy lie."""
+
+    def weights(self) -> dict[str, Array]:
+        """A copy of the module's tensors by name, in host memory."""
+        ...
+
+    def load_weights(self, tensors: Mapping[str, Array]) -> None:
+        """Take the module's tensors, whole or not at all.
+
+        Raises:
+            TroupeError: a tensor is missing, unknown or of another shape.
+        """
+        ...
+
+
+class _Layout(NamedTuple):
+    """How a policy is held, and what steps it."""
+
+    parameters: Parameters
+    optimizers: Mapping[str, Optimizer]
+    """By group."""
+    exchange: Exchange
+    target: TargetNetwork | None = None
 
 
 class Trainee:
@@ -84,27 +113,22 @@ class Trainee:
         plan, device = algorithm.plan, hardware.device
         self._device = device
         self._ranks = hardware.ranks
-        self._module = _initialise(spaces, network, seeding.key(seed, "weights", name)).to(device)
-        policy = cast(Policy, self._module)
-        groups = {group.name: policy.group(group.name) for group in plan.groups}
-        self._flat = FlatModule(self._module, list(groups.values()))
-        self._trained = dict(self._module.named_buffers()).get(TRAINED)
+        self._divided = hardware.divided
+        module = _initialise(spaces, network, seeding.key(seed, "weights", name))
+        layout = (_shared if hardware.divided else _flat)(module, plan, hardware)
+        self._parameters = layout.parameters
+        self._trained = dict(module.named_buffers()).get(TRAINED)
         self._learning = Learning(
-            policy=policy,
-            target=_target(self._module, self._flat, plan),
-            optimizers={
-                group.name: FlatOptimizer(
-                    groups[group.name], self._flat.values[place], group.optimizer
-                )
-                for group, place in zip(plan.groups, self._flat.groups, strict=True)
-            },
+            policy=cast(Policy, module),
+            target=layout.target,
+            optimizers=layout.optimizers,
             precision=Precision(hardware.dtype, device),
             shuffle=seeding.stream(seed, "minibatches", name, *_rank(hardware.ranks)),
             random=torch.Generator(device).manual_seed(
                 seeding.key(seed, "algorithm", name, *_rank(hardware.ranks))
             ),
         )
-        self._update = Update(algorithm, self._learning, hardware.ranks)
+        self._update = Update(algorithm, self._learning, hardware.ranks, layout.exchange)
 
     @property
     def policy(self) -> Policy:
@@ -125,7 +149,8 @@ class Trainee:
         if self.memory is None:
             # All ranks or none: what a rank without steps brings to a batch is not defined.
             if self._ranks.least(sum(piece.steps for piece in pieces)):
-                scalars = self._update.on_batch(batches.join(pieces, self._device), progress)
+                with watched():
+                    scalars = self._update.on_batch(batches.join(pieces, self._device), progress)
         else:
             for piece in pieces:
                 self.memory.add(piece.id, piece.block, batches.first_stream(piece.block))
@@ -147,8 +172,21 @@ class Trainee:
         return self._learning.precision.skips_overflow
 
     def weights(self) -> dict[str, Array]:
-        """A copy of the weights by name, in host memory: parameters (float32) and statistics."""
-        return self._flat.weights()
+        """A copy of the weights by name, in host memory: parameters (float32) and statistics.
+
+        Where they are divided, the first rank has them, and the others call `lend_weights`.
+        """
+        return self._parameters.weights()
+
+    def lend_weights(self) -> None:
+        """Another rank than the first, which calls `weights` or `published`, brings it its share."""
+        if self._divided:
+            self._parameters.weights()
+
+    def lend_state(self) -> None:
+        """The same where the first one calls `state`."""
+        if self._divided:
+            self.state()
 
     def published(self) -> Columns:
         """A copy of what actors need of the weights, by the names that they know."""
@@ -205,7 +243,7 @@ class Trainee:
         Raises:
             TroupeError: the tensors do not fit this network or this optimizer.
         """
-        self._flat.load_weights(weights)
+        self._parameters.load_weights(weights)
         if state:
             self._load_state(state)
         if random:
@@ -268,6 +306,34 @@ def _initialise(spaces: Spaces, network: NetworkSettings, key: int) -> nn.Module
 def _rank(ranks: Ranks) -> tuple[int, ...]:
     """What tells the random streams of ranks apart; the first has those of an only one."""
     return (ranks.rank,) if ranks.rank else ()
+
+
+def _flat(module: nn.Module, plan: Plan, hardware: Hardware) -> _Layout:
+    """All parameters in one buffer, on every rank."""
+    module.to(hardware.device)
+    groups = [cast(Policy, module).group(group.name) for group in plan.groups]
+    flat = FlatModule(module, groups)
+    optimizers = {
+        group.name: FlatOptimizer(own, flat.values[place], group.optimizer)
+        for group, own, place in zip(plan.groups, groups, flat.groups, strict=True)
+    }
+    return _Layout(flat, optimizers, Copies(hardware.ranks), _target(module, flat, plan))
+
+
+def _shared(module: nn.Module, plan: Plan, hardware: Hardware) -> _Layout:
+    """A share of every parameter on each rank."""
+    from troupe_learners import sharding  # takes a while, and few jobs need it
+
+    assert plan.tau is None, "a target network is not divided"
+    ranks = hardware.ranks
+    divided = sharding.shard(module, hardware.device, hardware.dtype, ranks)
+    policy = cast(Policy, module)
+    optimizers = {
+        group.name: sharding.ShardedOptimizer(policy.group(group.name), group.optimizer, ranks)
+        for group in plan.groups
+    }
+    held = sharding.ShardedModule(module, ranks)
+    return _Layout(held, optimizers, sharding.Shares(divided, ranks))
 
 
 def _target(module: nn.Module, flat: FlatModule, plan: Plan) -> TargetNetwork | None:

@@ -11,7 +11,8 @@ from troupe.policies import Policy
 from troupe_learners import batches
 from troupe_learners.advantages import moments, normalise
 from troupe_learners.algorithms import Adaptive, Algorithm, Batch, Group, Plan, Roles, Totals
-from troupe_learners.optim import FlatOptimizer
+from troupe_learners.exchange import Copies, Exchange
+from troupe_learners.optim import Optimizer
 from troupe_learners.precision import Precision
 from troupe_learners.ranks import Ranks
 from troupe_learners.scalars import Scalars
@@ -23,7 +24,7 @@ class Learning(NamedTuple):
 
     policy: Policy
     target: TargetNetwork | None
-    optimizers: Mapping[str, FlatOptimizer]
+    optimizers: Mapping[str, Optimizer]
     """By group."""
     precision: Precision
     shuffle: np.random.Generator
@@ -35,13 +36,21 @@ class Learning(NamedTuple):
 class Update:
     """Trains one policy with one algorithm."""
 
-    def __init__(self, algorithm: Algorithm, learning: Learning, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        learning: Learning,
+        ranks: Ranks,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """`exchange`: how ranks come by one gradient; none is `Copies`."""
         self.steps = 0
         """Optimizer steps that were made."""
         self._algorithm = algorithm
         self._plan = algorithm.plan
         self._learning = learning
         self._ranks = ranks
+        self._exchange = Copies(ranks) if exchange is None else exchange
 
     def on_batch(self, batch: Batch, progress: float) -> dict[str, float]:
         """Train on a batch as the algorithm's plan says.
@@ -109,6 +118,7 @@ class Update:
             progress=progress,
             add_up=self._ranks.add_up,
             random=self._learning.random,
+            passes=self._exchange.passes,
         )
 
     def _epochs(self, batch: Batch, scalars: Scalars) -> None:
@@ -184,10 +194,12 @@ class Update:
         sums: dict[str, Tensor] = {}
         errors: list[Tensor] = []
         optimizers[group.name].zero_grad()
-        whole = self._by_fragments(minibatch)
-        for part in batches.split(minibatch, self._plan.micro_batch, whole=whole):
+        for part, counts in self._micro_batches(minibatch):
             with precision.autocast():
                 outputs = policy.evaluate(part.evaluated(), group.want)
+            if not counts:
+                precision.backward(_nothing(outputs))
+                continue
             loss = self._algorithm.loss(group.name, outputs, part, totals)
             precision.backward(loss.total)
             if loss.priority is not None:
@@ -197,8 +209,16 @@ class Update:
                 *loss.metrics.items(),
             ):
                 sums[name] = sums[name] + value if name in sums else value
-        self._ranks.add_up_gradient(optimizers[group.name].grad)
+        self._exchange.after(optimizers[group.name])
         return sums, torch.cat(errors) if errors else None
+
+    def _micro_batches(self, minibatch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """What passes through the policy at once, and whether it counts."""
+        limit, whole = self._plan.micro_batch, self._by_fragments(minibatch)
+        parts = batches.passed(minibatch, limit, self._exchange.passes, whole=whole)
+        for number, part in enumerate(parts, 1):
+            self._exchange.before(last=number == len(parts))
+            yield part
 
     def _too_far(self, sums: Mapping[str, Tensor]) -> bool:
         """Whether the policy has moved as far in this batch as the plan lets it."""
@@ -212,6 +232,11 @@ def parts_of(plan: Plan, steps: int) -> int:
     if plan.minibatches is not None:
         return min(plan.minibatches, steps)
     return -(-steps // plan.minibatch) if plan.minibatch else 1
+
+
+def _nothing(outputs: Mapping[str, Tensor]) -> Tensor:
+    """A loss of 0 that every parameter has a part in that has one in the outputs."""
+    return 0.0 * torch.stack([output.sum() for output in outputs.values()]).sum()
 
 
 def _named(group: Group, what: str) -> str:

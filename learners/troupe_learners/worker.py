@@ -15,12 +15,11 @@ from troupe.episodes import Columns
 from troupe.errors import TroupeError
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.setting import Connections, WorkerSetting
-from troupe.jobs.spec import Job
 from troupe.jobs.stages import StageLostError, open_stages
 from troupe.metrics import Metrics
 from troupe.policies import Spaces
-from troupe.policies.devices import resolve_device, resolve_precision
-from troupe_learners import algorithms, league, lockstep, meeting, prompting
+from troupe.store.replay import END
+from troupe_learners import league, lockstep, meeting, prompting
 from troupe_learners.algorithms import Algorithm
 from troupe_learners.batches import Piece
 from troupe_learners.company import Company
@@ -30,7 +29,8 @@ from troupe_learners.publisher import Publisher
 from troupe_learners.ranks import RankLostError, Ranks
 from troupe_learners.ring import Ring
 from troupe_learners.saving import Moment, Origin, Progress, Saver
-from troupe_learners.trainee import Hardware, Trainee
+from troupe_learners.trainee import Trainee
+from troupe_learners.trainees import create_trainees, device_of
 from troupe_learners.turns import Turns
 
 log = logging.getLogger("troupe.learner")
@@ -69,7 +69,7 @@ class Learner:
             torch.set_num_threads(ends.job.learner.threads)
             policies = policies_of(ends.job)
             try:
-                ranks = meeting.meet(self._setting, ends, _device(ends.job, self._setting.slot))
+                ranks = meeting.meet(self._setting, ends, device_of(ends.job, self._setting.slot))
                 if ranks is None:
                     return None
                 with closing(ranks):
@@ -129,7 +129,7 @@ class Session:
         self._told = ends.metrics if ranks.first else Metrics()
         """What concerns all ranks, and is told by the first."""
         self._in_lockstep = ends.job.schedule == "lockstep"
-        self._trainees = _trainees(ends.job, policies, ranks)
+        self._trainees = create_trainees(ends.job, policies, ranks)
         self._plan = next(iter(self._trainees.values())).algorithm.plan
         self._progress = Progress()
         self._saver = Saver(
@@ -143,6 +143,8 @@ class Session:
             ends.replay.acknowledge,
             ranks,
             memories=self._in_lockstep,
+            # Prompts are given out again; what else waits in the store would be lost.
+            settled=ends.job.text is None,
         )
         self._league = league.create(ends, tuple(policies)) if ranks.first else league.Nobody()
         self._prompts = prompting.create(ends, ranks)
@@ -254,6 +256,7 @@ class Session:
     def _publish(self, trainee: Trainee) -> None:
         """The first rank does; the others let their actors' blocks grow old by it."""
         if not self._ranks.first:
+            trainee.lend_weights()
             self._ends.replay.published(trainee.name, trainee.updates)
             return
         weights = trainee.published()
@@ -322,7 +325,7 @@ class Session:
         self._resume = saved.resume if saved else {}
         self._league.restore(saved.documents if saved else {})
         position = self._position(saved.position if saved else None)
-        self._restore_store(position)
+        self._restore_store(position, forget=saved is not None and saved.dealt_anew)
         self._prompts.restore(saved.documents if saved else {})
         self._feed = self._make_feed(position)
 
@@ -362,6 +365,8 @@ class Session:
     def _publish_first(self) -> None:
         """The weights that the first turn is played with; in lockstep, then the word to go."""
         if not self._ranks.first:
+            for trainee in self._trainees.values():
+                trainee.lend_weights()
             return
         for trainee in self._trainees.values():
             for version, weights in list(self._past[trainee.name]):
@@ -401,30 +406,14 @@ class Session:
         self._prompts.restore(self._prompts.now())
         self._intake.resume(self._position(None))
 
-    def _restore_store(self, position: Position) -> None:
+    def _restore_store(self, position: Position, *, forget: bool = False) -> None:
         limits = limits_of(self._job, self._plan, self._ranks.rank)
         # Rows behind the position that are consumed already are counted when they come again.
         self._ends.replay.restore(
             samples=self._progress.consumed - sum(position.rows.values()),
             versions={trainee.name: trainee.updates for trainee in self._trainees.values()},
             attempt=self._ends.attempt,
-            position=position.after,
+            position=END if forget else position.after,
         )
         self._ends.replay.configure(limits)
         self._ends.metrics.set("capacity_steps", limits.capacity_steps)
-
-
-def _device(job: Job, rank: int) -> torch.device:
-    """Where a rank of several computes: a GPU of its own, or the CPU."""
-    device = resolve_device(job.learner.device)
-    several = device.type == "cuda" and job.learner.count > 1
-    return torch.device("cuda", rank) if several else device
-
-
-def _trainees(job: Job, policies: Mapping[str, Spaces], ranks: Ranks) -> dict[str, Trainee]:
-    device = _device(job, ranks.rank)
-    hardware = Hardware(device, resolve_precision(job.learner.precision, device), ranks)
-    return {
-        name: Trainee(name, spaces, job.network, algorithms.load(job.algorithm), hardware, job.seed)
-        for name, spaces in policies.items()
-    }

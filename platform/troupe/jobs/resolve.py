@@ -45,6 +45,7 @@ def resolve(data: Mapping[str, object]) -> Job:
     if job.prepare is not None:
         job = replace(job, prepare=prepare.resolve(job.prepare))
     _check_devices(job)
+    _check_sharding(job)
     _check_ranks(job, chosen.module.Algorithm(chosen.settings).plan)
     return replace(
         job,
@@ -233,6 +234,24 @@ def _check_devices(job: Job) -> None:
         devices.check(device, precision, key)
 
 
+def _check_sharding(job: Job) -> None:
+    """A language model alone is divided, among several ranks, in a precision that needs no scaling."""
+    if job.learner.sharding == "none":
+        return
+    if job.network.kind != "language":
+        raise UserError(
+            f"learner.sharding: {job.learner.sharding} divides language models, and network.kind is "
+            f"{job.network.kind}; leave it out: such a network fits into every rank"
+        )
+    if job.learner.count == 1:
+        raise UserError(
+            f"learner.sharding: {job.learner.sharding} divides a model among ranks, and "
+            "learner.count is 1; make that 2 or more, or leave sharding out"
+        )
+    devices = importlib.import_module("troupe.policies.devices")
+    devices.check_sharding(job.learner.precision)
+
+
 def _check_ranks(job: Job, plan: _Plan) -> None:
     """Several ranks of the learner deal out the actors among them, and need a GPU each or none."""
     ranks, actors = job.learner.count, job.actors.count
@@ -242,6 +261,11 @@ def _check_ranks(job: Job, plan: _Plan) -> None:
         raise UserError(
             f"learner.count: {ranks}, each rank learns from actors of its own, and actors.count is "
             f"{actors}; raise that to {ranks} or more"
+        )
+    if job.text is not None and job.text.groups < ranks:
+        raise UserError(
+            f"text.groups: {job.text.groups} in an update, and each of {ranks} ranks (learner.count) "
+            f"learns from groups of its own; make it {ranks} or more"
         )
     if plan.replay is None and actors % ranks:
         raise UserError(

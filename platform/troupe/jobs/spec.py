@@ -103,6 +103,9 @@ class LearnerSettings:
 
     count: Positive = 1
     """Ranks: learners that share every update."""
+    sharding: Literal["none", "full"] = "none"
+    """Of a language model: every rank has all of it, or full: a share of every weight, of its gradient
+    and of the optimizer's state, so that a model may be larger than a GPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Mixed precision; `auto` is bf16 where the device multiplies it natively, else fp32."""
     device: Device = "auto"

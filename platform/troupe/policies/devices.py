@@ -69,6 +69,25 @@ def check_ranks(device: str, ranks: int) -> None:
         )
 
 
+def check_sharding(precision: str) -> None:
+    """See that a model can be divided among ranks.
+
+    Raises:
+        UserError: PyTorch is too old for it, or a loss would have to be scaled.
+    """
+    from torch.distributed import fsdp  # takes a while
+
+    if not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"):
+        raise UserError(
+            f"learner.sharding: full needs a newer PyTorch than {torch.__version__}; "
+            "pip install --upgrade torch, or leave it out"
+        )
+    if precision == "fp16":
+        raise UserError(
+            "learner.precision: fp16 scales its loss, which learner.sharding: full does not; take bf16"
+        )
+
+
 def _cpu_flags() -> frozenset[str]:
     """What Linux says the processor can do; nothing elsewhere."""
     info = Path("/proc/cpuinfo")

@@ -5,7 +5,7 @@ text is laid out is in `packing`.
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -96,6 +96,10 @@ class LanguagePolicy(nn.Module):
                 return [p for p in self.parameters() if p.requires_grad and p not in own]
         raise AssertionError(name)
 
+    def layers(self) -> list[nn.Module]:
+        """What computes one after the other, of the model, a reference and a critic."""
+        return list(_layers(self))
+
     def evaluate(self, steps: Steps, want: Collection[str]) -> dict[str, Tensor]:
         """`log_prob`, `entropy`, `value` and, without gradients, `reference`: float32 [S] each."""
         wanted = set(want)
@@ -156,7 +160,8 @@ class LanguagePolicy(nn.Module):
         if hidden is None or self.critic is not None:
             hidden = self._critic.hidden(text)
         value: Tensor = self.value(hidden)
-        return value.squeeze(1).float()
+        # Of one: a view would be at odds with hooks on what is returned.
+        return value.float().sum(1)
 
     def _as_before(self) -> AbstractContextManager[None]:
         """Within this, `_reference` is what the policy was before it was trained."""
@@ -165,6 +170,15 @@ class LanguagePolicy(nn.Module):
         if not hasattr(self.model, "disable_adapter"):
             raise UserError("network.language.reference: false, and the algorithm needs it; true")
         return cast(Adapted, self.model).disable_adapter()
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of every outermost list of modules."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _layers(child)
 
 
 def _text(steps: Steps) -> Text:

@@ -111,8 +111,8 @@ class _TokenLogProbs(torch.autograd.Function):
         if by_log_prob is None:
             by_log_prob = torch.zeros_like(log_sum)
         by_hidden = torch.empty_like(hidden) if wants_hidden else None
-        by_weight = torch.zeros_like(weight) if wants_weight else None
-        by_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
+        by_weight = _sum_like(weight) if wants_weight else None
+        by_bias = _sum_like(bias) if wants_bias and bias is not None else None
         like = weight.to(hidden.dtype)
         for part in _parts(len(token), ctx.chunk):
             logits = _logits(hidden[part], like, bias, ctx.scale)
@@ -133,6 +133,11 @@ class _TokenLogProbs(torch.autograd.Function):
             if by_bias is not None:
                 by_bias += gradient.sum(0)
         return by_hidden, by_weight, by_bias, None, None, None, None
+
+
+def _sum_like(parameter: Tensor) -> Tensor:
+    """Zeros to add many chunks to: in float32, also where the parameter is not."""
+    return torch.zeros_like(parameter, dtype=torch.float32)
 
 
 def _parts(size: int, chunk: int) -> Iterator[slice]:

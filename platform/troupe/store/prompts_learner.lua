@@ -73,6 +73,14 @@ local function open_in(document, cursor)
   return open
 end
 
+-- An attempt with fewer shards than one before it waits for nothing in the others.
+local function forget_shards(p, shards)
+  for _, name in ipairs(redis.call('HKEYS', p.state)) do
+    local shard = name:match('^%a+/(%d+)$')
+    if shard and tonumber(shard) >= shards then redis.call('HDEL', p.state, name) end
+  end
+end
+
 -- prompts... sizes... | attempt document
 -- Begins an attempt from what a checkpoint says. Leases of earlier attempts are given back. Returns
 -- whether tickets were opened again.
@@ -84,6 +92,7 @@ callback = function(keys, args)
     for ticket in pairs(fields(p.leases)) do
       give_back(p, ticket, lease_of(p, ticket))
     end
+    forget_shards(p, #keys - #NAMES)
     redis.call('HSET', p.state, 'attempt', attempt)
   end
   local answered, in_log = {}, 0

@@ -21,6 +21,8 @@ from troupe.store.transaction import Part, Receipt, transact
 
 START = "0-0"
 """Before the first entry of a log."""
+END = f"{2**64 - 1}-0"
+"""Behind every entry of a log."""
 _LEASE_MS = 60_000
 _POLL_SECONDS = (0.002, 0.05)
 _BLOCK_SECONDS = 1.0
