@@ -54,6 +54,13 @@ class Run:
 
     def worker(self, name: str) -> psutil.Process:
         """The process whose output goes to that worker's log, such as `weights-0`."""
+        found = self.find(name)
+        if found is None:
+            sys.exit(f"{name} does not run:\n{tail(self.output)}")
+        return found
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The same, or nothing while there is no such process."""
         log = str(self.folder / "logs" / f"{name}.log")
         for process in self.family():
             try:
@@ -61,7 +68,7 @@ class Run:
                     return process
             except OSError:
                 continue
-        sys.exit(f"{name} does not run:\n{tail(self.output)}")
+        return None
 
     def wait(self, until: Callable[[dict[str, float]], bool]) -> None:
         """Wait for a line of the journal; exits where the run ends before it."""
@@ -76,7 +83,9 @@ class Rate:
     """What was trained on between two lines of a journal."""
 
     steps: float
-    """Environment steps trained on per second."""
+    """Environment steps, or tokens, trained on per second."""
+    updates: float
+    """Per second."""
     cpu: float
     """CPU-seconds per second, of all processes together."""
     wall: float
@@ -113,6 +122,7 @@ def rate(job: Path, overrides: Sequence[str], *, warm_up: float, seconds: float)
     wall = last["time"] - first["time"]
     return Rate(
         steps=(last["step"] - first["step"]) / wall,
+        updates=(last["updates"] - first["updates"]) / wall,
         cpu=used,
         wall=wall,
     )

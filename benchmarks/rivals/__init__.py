@@ -18,6 +18,7 @@ TORCH = "torch==2.13.0"  # the same as ours: its CPU build is what both are meas
 REQUIREMENTS = {
     "sb3": ("stable-baselines3==2.9.2", "gymnasium[mujoco]==1.4.0", TORCH),
     "rllib": ("ray[rllib]==2.60.0", "psutil", TORCH),
+    "trl": ("trl==1.16.0", "transformers==5.23.0", TORCH),
 }
 
 
@@ -42,7 +43,8 @@ def run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed; the message has the end of what it said.
     """
-    command = [str(python(name)), str(HERE / f"{name}.py"), *arguments]
+    # A script may be called as its library is: its folder is not where Python is to look first.
+    command = [str(python(name)), "-P", str(HERE / f"{name}.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -16,11 +16,13 @@ from torch import Tensor
 Numbers = NDArray[np.int64]
 
 _SHORT = 64
-"""Parts with fewer tokens to look at than this are not told apart by length."""
+"""Parts with fewer tokens to look at than this are not told apart by length, and groups with no more
+are not taken apart: many small products take longer than a few that are masked for the most part."""
 
 
 class Block(NamedTuple):
-    """Parts of the sequence, B prompts or completions, whose attention is computed side by side."""
+    """Parts of the sequence, B prompts, completions or whole groups, whose attention is computed side
+    by side."""
 
     query: Tensor
     """int64 [B * Q]: the rows of each part, one after the other, padded with row 0."""
@@ -94,6 +96,12 @@ class _Parts(NamedTuple):
     """First row of what comes before it."""
     before: Numbers
     """Rows of what comes before it; 0 for a prompt."""
+    group: Numbers
+    """The group that it is of."""
+
+    def of(self, chosen: NDArray[np.bool_]) -> "_Parts":
+        """Some of them."""
+        return _Parts(*(column[chosen] for column in self))
 
 
 def pack(text: Text, *, varlen: bool) -> Packed:
@@ -135,6 +143,7 @@ def pack(text: Text, *, varlen: bool) -> Packed:
         np.concatenate([prompts, inputs]),
         np.concatenate([group_start, group_start[owner]]),
         np.concatenate([np.zeros_like(prompts), prompts[owner]]),
+        np.concatenate([np.arange(len(prompts)), owner]),
     )
     packed = Packed(tokens, _on(device, position), _on(device, predicts))
     if varlen:
@@ -163,17 +172,38 @@ def pad(text: Text) -> Rows:
 
 
 def _blocks(parts: _Parts, total: int, device: torch.device) -> tuple[tuple[Block, ...], Tensor]:
-    """Prompts and completions of about the same length together; and `Packed.order`."""
+    """Short groups whole; of others prompts and completions of about the same length together; and
+    `Packed.order`."""
+    short = (np.bincount(parts.group, parts.size) <= _SHORT)[parts.group]
+    made = [_whole(parts.of(short), device)] if short.any() else []
     reach = np.ceil(np.log2(np.maximum(parts.before + parts.size, _SHORT))).astype(np.int64)
-    kind = np.where(parts.size == 0, -1, 2 * reach + (parts.before > 0))
-    blocks, order, held = [], np.empty(total, np.int64), 0
-    for one in np.unique(kind[kind >= 0]):
-        chosen = _Parts(*(column[kind == one] for column in parts))
-        block, rows = _block(chosen, device)
-        blocks.append(block)
-        order[rows] = np.arange(held, held + len(rows))
-        held += len(rows)
-    return tuple(blocks), _on(device, order)
+    kind = np.where(short | (parts.size == 0), -1, 2 * reach + (parts.before > 0))
+    made += [_block(parts.of(kind == one), device) for one in np.unique(kind[kind >= 0])]
+    order = np.empty(total, np.int64)
+    rows = np.concatenate([rows for _, rows in made])
+    order[rows] = np.arange(total)
+    return tuple(block for block, _ in made), _on(device, order)
+
+
+def _whole(parts: _Parts, device: torch.device) -> tuple[Block, Numbers]:
+    """Groups as one block, and the rows that its real queries are: what looks is looked at."""
+    prompt = parts.before == 0
+    start = parts.start[prompt]  # a group's rows lie side by side, its prompt in front
+    size = np.bincount(parts.group, parts.size).astype(np.int64)[parts.group[prompt]]
+    part = np.zeros(int((start + size).max()), np.int64)
+    """Of each row: 0 in a prompt."""
+    part[_ranges(parts.start, parts.size)] = np.repeat(
+        np.where(prompt, 0, np.arange(1, len(prompt) + 1)), parts.size
+    )
+    column = np.arange(int(size.max()))
+    there = column < size[:, None]
+    row = np.where(there, start[:, None] + column, 0)
+    of = np.where(there, part[row], -1)
+    mask = (of[:, None, :] == 0) | (of[:, None, :] == of[:, :, None])
+    mask &= column <= column[:, None]
+    rows, real = row.reshape(-1), np.flatnonzero(there)
+    every, masked = _on(device, rows), torch.from_numpy(mask[:, None]).to(device)
+    return Block(every, every, masked, _on(device, real)), rows[real]
 
 
 def _block(parts: _Parts, device: torch.device) -> tuple[Block, Numbers]:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LOGITS = 2**22
-"""At once, unless the caller says how many tokens: 16 MiB of float32."""
+_LOGITS = 2**24
+"""At once, unless the caller says how many tokens: 64 MiB of float32. The gradient of the weights is
+gone through once for each chunk, so that smaller ones take longer."""
 
 
 class Head(NamedTuple):
