@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from troupe.config import parse
 from troupe.errors import UserError
 from troupe.prompts import Prompt, PromptSettings, formats
-from troupe.prompts.order import Order, of_turn
+from troupe.prompts.order import Order, of_slot, share_of
 from troupe.prompts.source import fingerprint, from_json, opening, read, to_json
 from troupe.prompts.supply import Supply
 from troupe.store.leases import Lease, Wait
@@ -235,8 +236,20 @@ def test_orders_are_golden() -> None:
 
 @given(st.integers(0, 50), st.integers(1, 9), st.integers(1, 20))
 def test_turns_give_every_ticket_to_one_slot(turn: int, slots: int, groups: int) -> None:
-    given_ = [t for slot in range(slots) for t in of_turn(turn, slot, slots, groups)]
-    assert sorted(given_) == list(range(turn * groups, (turn + 1) * groups))
+    def given_(slot: int) -> Iterator[int]:
+        share = share_of(slot, slots, groups)
+        return islice(of_slot(slot, slots, groups, turn * share), share)
+
+    together = [ticket for slot in range(slots) for ticket in given_(slot)]
+    assert sorted(together) == list(range(turn * groups, (turn + 1) * groups))
+
+
+@given(st.integers(0, 50), st.integers(1, 9), st.integers(1, 20))
+def test_an_actor_goes_on_where_it_stopped(start: int, slots: int, groups: int) -> None:
+    own = min(slots, groups) - 1
+    whole = [*islice(of_slot(own, slots, groups, 0), start + 5)]
+    assert whole[start:] == [*islice(of_slot(own, slots, groups, start), 5)]
+    assert whole == sorted({*whole})
 
 
 def test_progress_goes_on_by_what_was_consumed() -> None:

@@ -34,7 +34,7 @@ def said(folder: ModelFolder, prompts: list[str], temperature: float) -> list[Co
 
 
 def test_it_starts_at_chance_and_knows_the_form(tmp_path: Path) -> None:
-    # The shape of a whole warm-up, in a quarter of its steps.
+    # The shape of a whole warm-up, in an eighth of its steps.
     options = parse(sorting.Options, {"warm_up": {"steps": 250}})
     sorting.prepare(tmp_path, options, 1)
     folder = open_folder(tmp_path / "model")

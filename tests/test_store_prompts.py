@@ -244,25 +244,25 @@ def test_a_block_that_is_too_old_gives_its_prompt_back(run: Run) -> None:
 # Lockstep.
 
 
-def test_in_lockstep_prompts_follow_from_turn_and_slot(store: Store) -> None:
+def test_in_lockstep_an_actor_leases_exactly_its_own(store: Store) -> None:
     run = Run(store, count=8)
     second, first = run.actor(1), run.actor(0)
-    assert tickets(got(second.lease_turn(1, 1, 2, 3))) == [4]
-    assert tickets(got(first.lease_turn(0, 0, 2, 3))) == [0, 2]
-    assert tickets(got(first.lease_turn(2, 0, 2, 3))) == [6]
-    assert tickets(got(second.lease_turn(2, 1, 2, 3))) == [7]
-    assert got(second.lease_turn(3, 1, 2, 3)) == []
+    assert tickets(got(second.lease_these([4]))) == [4]
+    assert tickets(got(first.lease_these([0, 2]))) == [0, 2]
+    assert tickets(got(first.lease_these([6, 8]))) == [6]
+    assert tickets(got(second.lease_these([7]))) == [7]
+    assert got(second.lease_these([10])) == []
     assert run.prompts.state().ready == 3
 
 
 def test_in_lockstep_a_turn_played_again_changes_nothing(run: Run) -> None:
     actor = run.actor()
-    before = got(actor.lease_turn(0, 0, 1, 3))
-    again = got(run.actor().lease_turn(0, 0, 1, 3))
+    before = got(actor.lease_these([0, 1, 2]))
+    again = got(run.actor().lease_these([0, 1, 2]))
     assert commit(actor, *before) is Outcome.LOST
     assert run.actor().drop(again[2:], "zero variance") == 1
     assert commit(run.actor(), *again[:2]) is Outcome.PUSHED
-    later = got(run.actor().lease_turn(0, 0, 1, 3))
+    later = got(run.actor().lease_these([0, 1, 2]))
     assert [lease.closed for lease in later] == [True] * 3
     assert run.actor().drop(later[2:], "zero variance") == 0
     assert commit(run.actor(), *later[:2]) is Outcome.PUSHED

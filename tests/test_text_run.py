@@ -67,6 +67,35 @@ def test_in_turns_a_run_ends_with_the_same_weights_however_it_went(
     same(once.weights, hurt.weights)
 
 
+def test_in_turns_what_is_alike_is_made_up_for_by_the_same_prompts_however_it_went(
+    url: str, tmp_path: Path, job: dict[str, object]
+) -> None:
+    """Completions grow alike, so that in the end refills are spent, and still every batch is full."""
+    changes = ("schedule=lockstep", "lag=1", "actors.count=2", "stop.updates=60")
+    runs = Runs(url, tmp_path, job, *changes, "text.drop_alike=true", "text.refills=1")
+    once = runs.run("refilled")
+    told = once.documents["prompts"]
+    assert (told["done"], once.updates) == (4 * 60, {"agent": 60})
+    assert 20 < told["dropped"]["all rewards alike"] <= 4 * 62  # type: ignore[index, operator]
+    groups = [entry.group for entry in samples.read(tmp_path / "refilled" / "samples.jsonl", 0)]
+    assert len(groups) > 2 * 4 * 4  # of two turns
+    hurt = runs.hurt("refilled-hurt")
+    assert hurt.documents["prompts"]["done"] == 4 * 60
+    same(once.weights, hurt.weights)
+
+
+def test_in_turns_a_run_ends_with_its_prompts_also_where_some_were_left_out(
+    url: str, tmp_path: Path, job: dict[str, object]
+) -> None:
+    changes = ("schedule=lockstep", "text.prompts.epochs=2", "text.drop_alike=true")
+    ended = Runs(url, tmp_path, job, *changes).run("used")
+    told = ended.documents["prompts"]
+    dropped = sum(told["dropped"].values())  # type: ignore[attr-defined]
+    assert dropped > 0
+    assert told["done"] + dropped == 2 * PROMPTS  # type: ignore[operator]
+    assert ended.updates["agent"] <= -(-int(str(told["done"])) // 4) + 1
+
+
 def test_freely_every_prompt_is_answered_once_whoever_is_killed(
     url: str, tmp_path: Path, job: dict[str, object]
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from troupe.jobs.roles import AGENT, imitates
 from troupe.jobs.setting import Connections, WorkerSetting
 from troupe.jobs.spec import TextSettings
 from troupe.language.models import open_folder
+from troupe.prompts.order import of_slot, share_of
 from troupe.prompts.supply import Supply
 from troupe.samples import SampleTable
 from troupe.store.leases import Holder, Lease, Leases, Wait
@@ -20,6 +22,7 @@ from troupe.store.lockstep import Place, Places
 from troupe.store.replay import Outcome
 from troupe.weights.client import Weights
 from troupe_actors import completions, engines
+from troupe_actors.alike import Spare, different
 from troupe_actors.completions import Answered
 from troupe_actors.demonstrations import demonstrate
 from troupe_actors.engines import Completion, Request
@@ -65,6 +68,9 @@ class TextSession:
     def __init__(self, setting: WorkerSetting, ends: Connections, text: TextSettings) -> None:
         self._job, self._text, self._ends = ends.job, text, ends
         self._slot = setting.slot
+        self._share = share_of(setting.slot, ends.job.actors.count, text.groups)
+        """Groups of a batch."""
+        self._spare = Spare(self._share, text.refills)
         self._imitates = imitates(ends.job)
         self._stop, self._metrics = ends.reporter.stop, ends.metrics
         self._policy = ends.job.policies.get(AGENT, AGENT)
@@ -159,7 +165,10 @@ class TextSession:
 
     def _commit_one(self, judged: _Judged) -> bool:
         kept, scored = self._sound([judged], [judged.verdict.result()])
-        return not kept or self._commit([judged.lease], kept, scored)
+        if not kept:
+            return True
+        self._spare.keep()
+        return self._commit([judged.lease], kept, scored)
 
     # Schedule lockstep: turn t with exactly version t - lag, and prompts that follow from t.
 
@@ -168,37 +177,64 @@ class TextSession:
         first = first_turn(places, self._ends)
         if first is None:
             return
-        place = places.get(self._slot)
-        turn = first if place is None else place.turn
+        place = places.get(self._slot) or Place(first, b"")
         while not self._stop.is_set():
-            if not self._following.exactly(max(0, turn - self._job.lag)):
+            if not self._following.exactly(max(0, place.turn - self._job.lag)):
                 return
-            if not self._play(turn):
+            after = self._play(place)
+            if after is None:
                 return
-            turn += 1
-            places.put(self._slot, Place(turn, b""))
+            places.put(self._slot, place := after)
 
-    def _play(self, turn: int) -> bool:
-        """Answer a turn's prompts with one block; false if it is time to end."""
-        count, groups = self._job.actors.count, self._text.groups
-        while isinstance(given := self._leases.lease_turn(turn, self._slot, count, groups), Wait):
+    def _play(self, place: Place) -> Place | None:
+        """Bring a turn's groups as one block; where the next turn goes on, none if it is time to end.
+
+        Groups that are left out are made up for by the prompts that come next. Which those are
+        follows from what is said and judged, so an actor that lived before does all of it again,
+        also what its earlier life had closed.
+        """
+        start = position = int(place.state or place.turn * self._share)
+        most = self._share * (1 + self._text.refills * self._text.drop_alike)
+        kept: list[tuple[Lease, Answered]] = []
+        verdicts: list[Scored] = []
+        self._spare.renew()
+        while missing := min(self._share - len(kept), start + most - position):
+            leases = self._lease(position, missing)
+            judged = None if leases is None else self._answer(leases)
+            if leases is None or judged is None:
+                return None
+            position += len(leases)
+            good, scored = self._sound(judged, [one.verdict.result() for one in judged])
+            by_ticket = {one.lease.ticket: one.lease for one in judged}
+            kept += [(by_ticket[one.group], one) for one in good]
+            verdicts.append(scored)
+            if not leases:
+                break
+        after = Place(place.turn + 1, str(position).encode())
+        held, answered = [lease for lease, _ in kept], [one for _, one in kept]
+        done = self._commit(held, answered, _joined(verdicts), place.turn, after.state)
+        return after if done else None
+
+    def _lease(self, position: int, count: int) -> list[Lease] | None:
+        """The next prompts of this actor, fewer where there are no more; none if it is time to end."""
+        follow = of_slot(self._slot, self._job.actors.count, self._text.groups, position)
+        tickets = list(islice(follow, count))
+        while isinstance(given := self._leases.lease_these(tickets), Wait):
             self._metrics.set("waiting_for", given.reason)
             if given.over or self._stop.wait(_IDLE_SECONDS):
-                return False
-        open_ = [lease for lease in given if not lease.closed]
-        if given and not open_:
-            return True  # in an earlier life
-        self._begin(open_)
+                return None
+        return given
+
+    def _answer(self, leases: Sequence[Lease]) -> list[_Judged] | None:
+        """Have these prompts answered and judged, by ticket; none if it is time to end."""
+        self._begin(leases)
         while self._engine.pending:
             self._step()
             if self._stop.is_set():
-                return False
+                return None
         judged = sorted(self._judged, key=lambda one: one.lease.ticket)
         self._judged.clear()
-        kept, scored = self._sound(judged, [one.verdict.result() for one in judged])
-        tickets = {one.group for one in kept}
-        leases = [one.lease for one in judged if one.lease.ticket in tickets]
-        return self._commit(leases, kept, scored, turn)
+        return judged
 
     # Both.
 
@@ -265,10 +301,10 @@ class TextSession:
         kept, left = completions.sound(answered, scored, least=least)
         self._drop(judged, {one.group for one in answered} - {one.group for one in kept}, _FAILED)
         if self._text.drop_alike:
-            different, left = _different(kept, left)
-            alike = {one.group for one in kept} - {one.group for one in different}
-            self._drop(judged, alike, _ALIKE)
-            kept = different
+            whole = {one.group for one in kept}
+            kept, left, alike = different(kept, left, self._spare.spend)
+            self._drop(judged, whole - {one.group for one in kept}, _ALIKE)
+            self._metrics.add("alike_groups", alike)
         return kept, left
 
     def _drop(self, judged: Sequence[_Judged], tickets: set[int], reason: str) -> None:
@@ -277,10 +313,17 @@ class TextSession:
             self._metrics.add("dropped_groups", len(tickets))
 
     def _commit(
-        self, leases: Sequence[Lease], kept: Sequence[Answered], scored: Scored, turn: int = 0
+        self,
+        leases: Sequence[Lease],
+        kept: Sequence[Answered],
+        scored: Scored,
+        turn: int = 0,
+        resume: bytes = b"",
     ) -> bool:
         """Send a block with its prompts' leases; false if it is time to end."""
-        block = completions.pack(kept, scored, self._author, policy=self._policy, turn=turn)
+        block = completions.pack(
+            kept, scored, self._author, policy=self._policy, turn=turn, resume=resume
+        )
         push = self._leases.commit(leases, block, self._stop)
         self._metrics.add("blocked_seconds", push.waited)
         match push.outcome:
@@ -319,7 +362,8 @@ def _nothing(samples: Sequence[Sample]) -> Scored:
 
 
 def _joined(parts: Sequence[Scored]) -> Scored:
-    """The samples of several groups as one."""
+    """The samples of several groups as one; those of none have no components."""
+    parts = [part for part in parts if len(part.total)]
     if not parts:
         return Scored(np.empty(0, np.float32), {}, ())
     return Scored(
@@ -330,17 +374,3 @@ def _joined(parts: Sequence[Scored]) -> Scored:
         },
         tuple(reason for part in parts for reason in part.reasons),
     )
-
-
-def _different(answered: Sequence[Answered], scored: Scored) -> tuple[list[Answered], Scored]:
-    """Groups whose rewards are not all alike."""
-    kept: list[Answered] = []
-    rows: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-    start = 0
-    for one in answered:
-        own = np.arange(start, start + len(one.completions))
-        start += len(own)
-        if np.ptp(scored.total[own]) > 0.0:
-            kept.append(one)
-            rows.append(own)
-    return kept, scored.take(np.concatenate(rows) if rows else np.empty(0, np.int64))

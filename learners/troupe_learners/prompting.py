@@ -1,13 +1,16 @@
 """What a learner of text tells the prompts in the store: which there are, and which are trained on."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from troupe.episodes import Episodes
 from troupe.jobs.setting import Connections
 from troupe.jobs.spec import TextSettings
+from troupe.prompts.order import of_slot
 from troupe.prompts.source import read
 from troupe.store.prompt_progress import PromptProgress
 from troupe.store.prompts import PromptStore, Rule
@@ -74,10 +77,13 @@ class StoredPrompts:
     def __init__(self, ends: Connections, text: TextSettings, ranks: Ranks) -> None:
         self._text = text
         self._ranks = ranks
+        self._actors = ends.job.actors.count
         self._attempt = ends.attempt
         self._in_lockstep = ends.job.schedule == "lockstep"
         self._total: int | None = None
         """Prompts in all epochs, where those come to an end."""
+        self._used = False
+        """In lockstep, whether this rank's actors have no more prompts."""
         self._look_due = 0.0
         groups = turn_groups(text, ends.job.learner.count, ranks.rank)
         self._rule = (
@@ -101,6 +107,8 @@ class StoredPrompts:
     def consumed(self, pieces: Sequence[Piece]) -> None:
         tickets = np.unique(np.concatenate([piece.block.group for piece in pieces]))
         self._store.consumed(self._ranks.rank, tickets.tolist())
+        if self._in_lockstep and self._total is not None:
+            self._used = all(self._next(piece.block) >= self._total for piece in pieces)
 
     def dump(self) -> Documents:
         return {_DOCUMENT: self._store.progress().dump()} if self._ranks.first else {}
@@ -109,7 +117,7 @@ class StoredPrompts:
         if self._total is None:
             return False
         if self._in_lockstep:
-            return updates * self._text.groups >= self._total
+            return self._used or updates * self._text.groups >= self._total
         now = time.monotonic()
         if now < self._look_due:
             return False
@@ -119,6 +127,12 @@ class StoredPrompts:
 
     def now(self) -> Documents:
         return {_DOCUMENT: self._store.now().dump()}
+
+    def _next(self, block: Episodes) -> float:
+        """The ticket behind the last one that a block's actor answered or left out."""
+        slot = int(block.actor.rpartition("-")[2])
+        follow = of_slot(slot, self._actors, self._text.groups, int(block.resume))
+        return next(follow, math.inf)
 
 
 def create(ends: Connections, ranks: Ranks) -> Prompting:

@@ -150,6 +150,7 @@ _TABLES: Mapping[str, tuple[tuple[str, Kind, str, str] | tuple[str, Kind, str, s
         ("tokens", "counter", "", "of a language model: tokens sampled, stop tokens included"),
         ("completions", "counter", "", "of a language model: completions finished"),
         ("dropped_groups", "counter", "", "groups that nothing can be learned from, and that were not sent"),
+        ("alike_groups", "counter", "", "groups that were sent although all their rewards are alike, as `text.refills` were spent"),
         ("lost_leases", "counter", "", "prompts that were given to somebody else before they were answered"),
         ("reward", "gauge", "", "mean reward of the newest completions, weighted as the job says; completions that a reward failed on are left out"),
         ("reward/<component>", "gauge", "", "mean of one reward over the newest completions, by its label, unweighted", "reward_component"),

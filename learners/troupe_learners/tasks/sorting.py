@@ -32,7 +32,7 @@ MODEL, PROMPTS, HELD_OUT = "model", "prompts.jsonl", "held_out.jsonl"
 class WarmUp:
     """How the form of an answer is taught."""
 
-    steps: int = pydantic.Field(default=1000, ge=0)
+    steps: int = pydantic.Field(default=2000, ge=0)
     """Optimizer steps."""
     batch: int = pydantic.Field(default=64, ge=1)
     """Prompts in each."""

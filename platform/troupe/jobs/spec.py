@@ -208,7 +208,10 @@ class TextSettings:
     """0 to learn from, likewise."""
     drop_alike: bool = False
     """Groups whose completions all have one reward are left out, and others sampled in their place
-    (DAPO's dynamic sampling); in lockstep only left out."""
+    (DAPO's dynamic sampling)."""
+    refills: Positive = 3
+    """Of those: most prompts more for each group of a batch; once they are spent, what is alike is
+    kept until the batch is full."""
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
 

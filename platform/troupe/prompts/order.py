@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +39,18 @@ class Order:
         return stream(self._seed, "prompts", epoch).permutation(self.size)
 
 
-def of_turn(turn: int, slot: int, slots: int, groups: int) -> Iterator[int]:
-    """In lockstep, the tickets that actor `slot` of `slots` answers in a turn of so many groups.
+def share_of(slot: int, slots: int, groups: int) -> int:
+    """In lockstep, how many of a turn's groups actor `slot` of `slots` brings."""
+    return len(range(slot, groups, slots))
 
-    It follows from these alone, so that no one races for a prompt; each of `groups` is one actor's.
+
+def of_slot(slot: int, slots: int, groups: int, start: int) -> Iterator[int]:
+    """In lockstep, the tickets that actor `slot` of `slots` answers one after the other, from `start` on.
+
+    Each is one actor's, so no one races for a prompt. Where every turn takes an actor's share of
+    `groups` and no more, turn t answers the tickets from t * groups on.
     """
-    return iter(range(turn * groups + slot, (turn + 1) * groups, slots))
+    share = share_of(slot, slots, groups)
+    for position in count(start) if share else ():
+        turn, place = divmod(position, share)
+        yield turn * groups + place * slots + slot

@@ -11,7 +11,6 @@ import numpy as np
 
 from troupe.episodes import Episodes
 from troupe.prompts import Prompt
-from troupe.prompts.order import of_turn
 from troupe.store.connection import Argument, Store, function, text
 from troupe.store.prompt_texts import PromptTexts, keys
 from troupe.store.replay import Outcome, Push, ReplayLog
@@ -96,19 +95,18 @@ class Leases:
         tickets = [int(ticket) for ticket in rest]
         return self._leases(token, tickets, [False] * len(tickets))
 
-    def lease_turn(self, turn: int, slot: int, slots: int, groups: int) -> list[Lease] | Wait:
-        """In lockstep, what actor `slot` of `slots` answers in a turn of so many groups.
+    def lease_these(self, tickets: Sequence[int]) -> list[Lease] | Wait:
+        """In lockstep, exactly these, in ascending order, which are this actor's alone.
 
-        It follows from these and the seed. An actor that lived before gets the same again. The last
-        turn may have fewer, or none.
+        An actor that lived before gets them again, closed where it was done with them. Of tickets
+        past the last epoch there are none.
         """
         token, holder = uuid.uuid4().hex, self._holder
-        mine = list(of_turn(turn, slot, slots, groups))
-        arguments: list[Argument] = [holder.attempt, token, holder.name, self._log.shard, *mine]
-        verdict, *opened = self._store.call("lease_turn", self._keys, arguments)
+        arguments: list[Argument] = [holder.attempt, token, holder.name, self._log.shard, *tickets]
+        verdict, *opened = self._store.call("lease_these", self._keys, arguments)
         if verdict != b"ok":
             return _wait(text(verdict))
-        return self._leases(token, mine[: len(opened)], [not one for one in opened])
+        return self._leases(token, tickets[: len(opened)], [not one for one in opened])
 
     def heartbeat(self, leases: Sequence[Lease]) -> list[Lease]:
         """Give a sign of life; those that are lost to us, so that nobody answers them in vain."""
@@ -121,7 +119,8 @@ class Leases:
         """Answer prompts with one block of their groups: it joins the log, or nothing happens.
 
         The groups of the block are the tickets of the leases, and it is LOST unless all of those are
-        still ours. Waits for room until `stop` is set, and keeps the leases meanwhile. A connection
+        still ours that an earlier life had not closed; where it had closed all, it had sent the block
+        too, and nothing happens. Waits for room until `stop` is set, and keeps the leases meanwhile. A connection
         that is lost neither loses nor doubles the block. Prompts whose block is refused as stale are
         given back.
 
@@ -130,12 +129,13 @@ class Leases:
             StoreError: the store is gone.
         """
         assert {*np.unique(block.group).tolist()} == {lease.ticket for lease in leases}
-        if leases and all(lease.closed for lease in leases):
+        ours = [lease for lease in leases if not lease.closed]
+        if leases and not ours:
             return Push(Outcome.PUSHED, 0.0)
-        receipt = _Answer(self._store, self._holder.name, self._log.shard, leases, self.heartbeat)
-        done = self._log.push(block, stop, receipt if leases else None)
+        receipt = _Answer(self._store, self._holder.name, self._log.shard, ours, self.heartbeat)
+        done = self._log.push(block, stop, receipt if ours else None)
         if done.outcome is Outcome.STALE:
-            self.release(leases)
+            self.release(ours)
         return done
 
     def drop(self, leases: Sequence[Lease], reason: str) -> int:

@@ -188,7 +188,7 @@ end}
 -- prompts... | attempt token holder shard ticket...
 -- Leases exactly these, to the one holder that they belong to, whoever had them before. Returns ok
 -- and, for each that there is, 1 if it is leased now and 0 if it is closed.
-redis.register_function{function_name = 'troupe_1_lease_turn', flags = {'allow-oom'},
+redis.register_function{function_name = 'troupe_1_lease_these', flags = {'allow-oom'},
 callback = function(keys, args)
   local p, time = prompt_keys(keys, 1), now()
   local by = {token = args[2], holder = args[3], shard = tonumber(args[4])}
