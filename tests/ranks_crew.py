@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from troupe.config import dump
-from troupe.jobs.local import PATHS
+from troupe.jobs.crew import PATHS
 from troupe.jobs.resolve import resolve
 from troupe.jobs.setting import WorkerSetting
 from troupe.jobs.spec import Job

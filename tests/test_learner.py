@@ -14,7 +14,7 @@ from learner_stage import Stage, same
 from troupe import checkpoint
 from troupe.checkpoint import CheckpointError
 from troupe.episodes import Ending, Episodes
-from troupe.errors import TroupeError
+from troupe.errors import FatalError, TroupeError
 from troupe.policies import ACTION, Spaces
 from troupe.store import server
 from troupe.store.connection import Store
@@ -177,6 +177,15 @@ def test_a_full_disk_ends_a_run_only_at_its_end(
     assert stage.metrics.snapshot()["checkpoint_failures"] >= 1
     assert stage.metrics.snapshot()["steps_trained"] == 4 * BATCH
     assert stage.replay.state().retained_blocks == 8
+
+
+def test_what_is_left_of_an_earlier_attempt_saves_nothing(stage: Stage) -> None:
+    open_log(stage)
+    stage.push(*[block(seed) for seed in range(4)])
+    (stage.folder / "attempt").write_text("99\n")
+    with pytest.raises(FatalError, match="attempt 99 at the run has begun"):
+        stage.run(updates=2)
+    assert not list(stage.folder.glob("checkpoints/step-*"))
 
 
 def test_a_store_that_lost_its_memory_between_lives_is_filled_anew(stage: Stage) -> None:

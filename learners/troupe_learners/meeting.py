@@ -40,7 +40,7 @@ def meet(setting: WorkerSetting, ends: Connections, device: torch.device) -> Ran
         return None
     ends.metrics.set("waiting_for", "")
     name = f"ranks-{ends.attempt}-{'-'.join(map(str, members))}"
-    return Ranks(rank, size, device, setting.node_folder / name, arrival=_ARRIVAL)
+    return Ranks(rank, size, device, setting.run_folder / name, arrival=_ARRIVAL)
 
 
 def _called(board: Board, attempt: int, size: int, stop: Event) -> list[int] | None:

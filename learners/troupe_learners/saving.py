@@ -11,9 +11,10 @@ from types import TracebackType
 from troupe import checkpoint
 from troupe.checkpoint import Checkpoint, CheckpointError, Position
 from troupe.episodes import Columns
-from troupe.errors import TroupeError
+from troupe.errors import FatalError, TroupeError
 from troupe.jobs.spec import CheckpointSettings, StopSettings
 from troupe.metrics import Metrics
+from troupe.runs import RunFolder
 from troupe_learners.background import Background
 from troupe_learners.parts import Part
 from troupe_learners.ranks import RankLostError, Ranks
@@ -37,6 +38,8 @@ class Origin:
     algorithm: str
     folder: Path
     """The run's."""
+    attempt: int
+    """Which start or resume saves; a later one is not disturbed."""
 
 
 class Progress:
@@ -318,8 +321,13 @@ class Saver:
             log.warning("%s; trying again", error)
 
     def _write(self, state: Checkpoint) -> None:
-        begun = time.monotonic()
-        checkpoint.save(self._origin.folder, state, keep=self._settings.keep)
+        origin, begun = self._origin, time.monotonic()
+        now = RunFolder(origin.folder).attempts
+        if now > origin.attempt:
+            raise FatalError(
+                f"learner: attempt {now} at the run has begun, {origin.attempt} saves nothing any more"
+            )
+        checkpoint.save(origin.folder, state, keep=self._settings.keep)
         self.saved = state.step
         # Only now: what is acknowledged is gone from the store.
         self._acknowledge(state.positions[_FIRST].after)

@@ -16,7 +16,8 @@ def device_of(job: Job, rank: int) -> torch.device:
     """Where a rank of several computes: a GPU of its own, or the CPU."""
     device = resolve_device(job.learner.device)
     several = device.type == "cuda" and job.learner.count > 1
-    return torch.device("cuda", rank) if several else device
+    # On a cluster Ray shows each rank its own alone.
+    return torch.device("cuda", rank % torch.cuda.device_count()) if several else device
 
 
 def create_trainees(job: Job, policies: Mapping[str, Spaces], ranks: Ranks) -> dict[str, Trainee]:

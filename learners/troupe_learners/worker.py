@@ -135,7 +135,11 @@ class Session:
         self._saver = Saver(
             ends.job.checkpoint,
             Origin(
-                setting.run, title(ends.job), str(ends.job.algorithm["name"]), setting.run_folder
+                setting.run,
+                title(ends.job),
+                str(ends.job.algorithm["name"]),
+                setting.run_folder,
+                ends.attempt,
             ),
             self._trainees,
             self._progress,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from troupe import __version__
 from troupe.errors import TroupeError
+from troupe.jobs import remote_cli
 
 if TYPE_CHECKING:
     from troupe.jobs.session import Scrapes
@@ -17,7 +18,10 @@ RUNS = Path("runs")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 2 for a user's mistake, 1 for a fault."""
+    """Run one command; the exit code is 2 for a user's mistake, 1 for a fault.
+
+    Commands about a run give 3 where they did what they should, and it is the run that failed.
+    """
     # Read when numpy is imported; more threads wait for one another where cores are busy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
@@ -59,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the resolved job and who talks to whom"
     )
     _scrapes(train)
+    train.add_argument(
+        "--name", help="of the run; one of that name and the same job goes on (default: JOB-N)"
+    )
+    _ray(train)
     _runs(train)
     train.set_defaults(command=_train)
 
@@ -67,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     _overrides(resume)
     _checkpoint(resume)
     _scrapes(resume)
+    _ray(resume)
+    remote_cli.to(resume)
+    resume.add_argument("--json", action="store_true", help="with --to: print JSON")
     resume.set_defaults(command=_resume)
 
     judge = commands.add_parser(
@@ -184,8 +195,10 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="list the runs and how they stand")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    remote_cli.to(listing)
     _runs(listing)
     listing.set_defaults(command=_list)
+    remote_cli.add(commands)
     return parser
 
 
@@ -197,6 +210,14 @@ def _run(parser: argparse.ArgumentParser) -> None:
 def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, default=RUNS, metavar="DIR", help="where runs are kept (runs/)"
+    )
+
+
+def _ray(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on this Ray cluster, which this machine is part of; `auto` is its own",
     )
 
 
@@ -232,18 +253,35 @@ def _train(options: argparse.Namespace) -> int:
     if options.dry_run:
         from troupe.jobs import load
 
-        print(load.show(load.read(options.job, options.overrides)))
+        job = load.read(options.job, options.overrides, here=options.ray is None)
+        print(load.show(job))
         return 0
     from troupe.jobs import session
 
-    return session.train(options.job, options.overrides, options.runs, _where(options))
+    return session.train(
+        options.job,
+        options.overrides,
+        options.runs,
+        name=options.name,
+        address=options.ray,
+        scrapes=_where(options),
+    )
 
 
 def _resume(options: argparse.Namespace) -> int:
+    if options.to is not None:
+        from troupe.jobs import remote
+
+        return remote.resume(options)
     from troupe.jobs import session
 
     return session.resume(
-        options.run, options.runs, options.overrides, options.checkpoint, _where(options)
+        options.run,
+        options.runs,
+        options.overrides,
+        options.checkpoint,
+        address=options.ray,
+        scrapes=_where(options),
     )
 
 
@@ -312,6 +350,10 @@ def _check_env(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    if options.to is not None:
+        from troupe.jobs import remote
+
+        return remote.list_runs(options)
     from troupe import runs
 
     return runs.show(options.runs, as_json=options.json)

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol
 
@@ -25,16 +24,7 @@ STANDARD_HEIGHT = 24
 
 
 class View(Protocol):
-    """Whoever is shown a run: a context manager."""
-
-    def __enter__(self) -> "View": ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    """Whoever is shown a run."""
 
     def show(self, frame: Frame) -> None:
         """Show how the run stands, and the events of the frame."""
@@ -45,7 +35,20 @@ class View(Protocol):
         ...
 
 
-def open_view(job: Job, folder: RunFolder, console: Console | None = None) -> View:
+class OpenView(View, Protocol):
+    """One that is shown a run within its context."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_view(job: Job, folder: RunFolder, console: Console | None = None) -> OpenView:
     """The view that fits where standard output goes."""
     console = console or Console()
     capable = console.is_terminal and not console.is_dumb_terminal
@@ -59,22 +62,6 @@ class Views:
 
     def __init__(self, *views: View) -> None:
         self._views = views
-        self._open = ExitStack()
-
-    def __enter__(self) -> "Views":
-        with ExitStack() as stack:
-            for view in self._views:
-                stack.enter_context(view)
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
 
     def show(self, frame: Frame) -> None:
         """Show it in each."""

@@ -4,6 +4,7 @@ job.yaml        the resolved job
 attempt         how often the run was started or resumed
 status.json     how it stands
 lock            held by the launcher while the run is running
+actors          how many there are to be, where somebody changed that while it was running
 prompts.json    how a run of a language model stands with its prompts
 checkpoints/    metrics.jsonl    tensorboard/    logs/
 prepared/       what the job made for itself before it began
@@ -69,6 +70,7 @@ class RunFolder:
         self._attempt = path / "attempt"
         self._status = path / "status.json"
         self._lock = path / "lock"
+        self._actors = path / "actors"
 
     @property
     def name(self) -> str:
@@ -76,14 +78,17 @@ class RunFolder:
         return self.path.name
 
     @classmethod
-    def create(cls, base: Path, job: Job) -> "RunFolder":
-        """Make `base/<name of the job>-<n>` with the first n that is higher than all before.
+    def create(cls, base: Path, job: Job, name: str | None = None) -> "RunFolder":
+        """Make `base/<name>`, or `base/<name of the job>-<n>` with the first n higher than all before.
 
         Raises:
-            UserError, RunFolderError: it cannot be written.
+            UserError, RunFolderError: it cannot be written, or there is one of that name.
         """
         with writing(base):
             base.mkdir(parents=True, exist_ok=True)
+            if name is not None:
+                (base / name).mkdir()
+                return cls(base / name)._furnish(job)
             number = 1 + max(_numbers(base, job.name), default=0)
             while True:
                 folder = cls(base / f"{job.name}-{number}")
@@ -92,12 +97,16 @@ class RunFolder:
                     break
                 except FileExistsError:  # another launcher was faster
                     number += 1
-            for part in (folder.checkpoints, folder.logs, folder.tensorboard):
+        return folder._furnish(job)
+
+    def _furnish(self, job: Job) -> "RunFolder":
+        with writing(self.path):
+            for part in (self.checkpoints, self.logs, self.tensorboard):
                 part.mkdir()
-        write_aside(folder._identity, f"{folder.name}-{secrets.token_hex(4)}\n")
-        folder.set_status("new")
-        folder.write_job(job)
-        return folder
+        write_aside(self._identity, f"{self.name}-{secrets.token_hex(4)}\n")
+        self.set_status("new")
+        self.write_job(job)
+        return self
 
     @classmethod
     def find(cls, text: str, base: Path = RUNS) -> "RunFolder":
@@ -248,6 +257,17 @@ class RunFolder:
     def _taken(self) -> UserError:
         pid = self._read_status().pid
         return UserError(f"{self.path}: is running as pid {pid}; end that first, or wait for it")
+
+    def actors_wanted(self) -> int | None:
+        """How many actors there are to be from now on; none is as the job says."""
+        try:
+            return int(self._actors.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def want_actors(self, count: int) -> None:
+        """Ask the launcher for so many actors."""
+        write_aside(self._actors, f"{count}\n")
 
     @property
     def attempts(self) -> int:

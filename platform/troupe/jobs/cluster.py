@@ -1,6 +1,5 @@
-"""Ray: a private head for one run on this machine, and workers as Ray actors that outlive their deaths."""
+"""Ray for one run: a private head on this machine."""
 
-import gc
 import importlib
 import os
 import secrets
@@ -10,21 +9,25 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from troupe.errors import TroupeError
-from troupe.jobs.setting import WorkerSetting
 
 START_SECONDS = 60.0
 _STANDARD_ERROR = 2
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-_GARBAGE = 10_000
-"""Objects made and not yet freed when the collector looks at the newest; Python has 700."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
+TUNED = {
+    # Each process computes on one core: numpy's threads wait for one another on busy ones.
+    "OPENBLAS_NUM_THREADS": "1",
+    # A tenth less memory at the same speed: batches come in many shapes, from several threads.
+    "MALLOC_ARENA_MAX": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+}
+"""What every worker's environment has before it starts."""
 
 
 class ClusterError(TroupeError):
@@ -50,11 +53,7 @@ def environment() -> dict[str, str]:
         # Deaths and retries are told by us, in a line each: Ray's long ones are skipped.
         "RAY_DEDUP_LOGS": "1",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-        # Each process computes on one core: numpy's threads wait for one another on busy ones.
-        "OPENBLAS_NUM_THREADS": "1",
-        # A tenth less memory at the same speed: batches come in many shapes, from several threads.
-        "MALLOC_ARENA_MAX": "1",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+        **TUNED,
     }
 
 
@@ -64,6 +63,7 @@ class LocalCluster:
     def __init__(self, folder: Path) -> None:
         self._address = folder / "ray_current_cluster"
         self._log = folder / "ray.log"
+        self._joined = False
         with self._log.open("wb") as log:
             self._head = subprocess.Popen(
                 [
@@ -110,6 +110,7 @@ class LocalCluster:
             configure_logging=False,
         )
         signal.signal(signal.SIGTERM, ours)  # Ray's own ends us without a word to the learner
+        self._joined = True
         return True
 
     def alive(self) -> bool:
@@ -118,76 +119,12 @@ class LocalCluster:
 
     def disconnect(self) -> None:
         """Leave the cluster; the guardian ends it. What Ray says of busy workers goes to its log."""
+        if not self._joined:
+            return
         import ray
 
         with self._log.open("ab") as log, _errors_to(log):
             ray.shutdown()
-
-
-class RayWorker:
-    """A worker in a Ray actor. Killed, it is started again; failed, it tells why."""
-
-    def __init__(self, path: str, role: str, slot: int) -> None:
-        import ray
-
-        self.role, self.name = role, f"{role}-{slot}"
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        host: Any = ray.remote(_Host)
-        self._actor = host.options(**options).remote(path, role, slot)
-        self._run = self._actor.run.remote()
-
-    def start_again(self) -> None:
-        """Run it once more after a failure."""
-        self._run = self._actor.run.remote()
-
-    def outcome(self) -> BaseException | Literal[True] | None:
-        """True once it returned, its error once it failed, None while it runs."""
-        import ray
-
-        done, _ = ray.wait([self._run], timeout=0)
-        if not done:
-            return None
-        try:
-            ray.get(self._run)
-        except ray.exceptions.RayTaskError as error:
-            return error.cause if isinstance(error.cause, BaseException) else error
-        except ray.exceptions.RayError as error:
-            return error
-        return True
-
-
-class _Host:
-    """What runs inside the Ray actor: the plain worker class, with its output in the run's logs."""
-
-    def __init__(self, path: str, role: str, slot: int) -> None:
-        self._path, self._role, self._slot = path, role, slot
-
-    def run(self) -> None:
-        setting = WorkerSetting.from_environment(self._role, self._slot)
-        logs = setting.run_folder / "logs"
-        logs.mkdir(exist_ok=True)
-        with (logs / f"{setting.name}.log").open("ab") as log:
-            os.dup2(log.fileno(), sys.stdout.fileno())
-            os.dup2(log.fileno(), sys.stderr.fileno())
-        module, _, name = self._path.partition(":")
-        make: Callable[[WorkerSetting], Any] = getattr(importlib.import_module(module), name)
-        _spare_collector()
-        try:
-            make(setting).run()
-        except Exception:
-            with suppress(OSError):  # a full disk, which the error may be about
-                traceback.print_exc()  # the launcher tells one line; the log has the rest
-            raise
-
-
-def _spare_collector() -> None:
-    """Leave out of garbage collection what is never garbage: half a million objects of libraries.
-
-    Going through them again and again is about a tenth of the time of a small network's updates.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE)
 
 
 @contextmanager
@@ -200,6 +137,18 @@ def _errors_to(file: BinaryIO) -> Iterator[None]:
     finally:
         os.dup2(ours, _STANDARD_ERROR)
         os.close(ours)
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """What Ray tells of each node of the cluster that this process has joined."""
+    ray: Any = importlib.import_module("ray")
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def own_address() -> str:
+    """The address of this node, as the others reach it."""
+    ray: Any = importlib.import_module("ray")
+    return str(ray.util.get_node_ip_address())
 
 
 def _free_port() -> int:

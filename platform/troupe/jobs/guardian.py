@@ -11,6 +11,7 @@ while the run is running, and remembers who descends from whom.
 
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,8 @@ def _lives(process: psutil.Process) -> bool:
 
 def main() -> None:
     """Wait for the launcher's end, then clean up."""
+    # Ray ends a job by a signal to each process of it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mark, *folders = sys.argv[1:]
     herd = Herd(mark)
     while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:

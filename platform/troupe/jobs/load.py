@@ -15,8 +15,10 @@ from troupe.jobs.spec import Job
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
 
-def read(path: Path, overrides: list[str]) -> Job:
+def read(path: Path, overrides: list[str], *, here: bool = True) -> Job:
     """Read a job file and put `key=value` overrides over it; the job is checked whole.
+
+    `here`: it is to run on this machine, whose devices must do for it.
 
     Raises:
         UserError: the file or an override cannot be read, or the job would not run.
@@ -24,7 +26,7 @@ def read(path: Path, overrides: list[str]) -> Job:
     data = read_yaml(path)
     for override in overrides:
         put(data, override)
-    return resolve(data)
+    return resolve(data, here=here)
 
 
 def read_yaml(path: Path) -> dict[str, object]:

@@ -20,8 +20,10 @@ UNBOUNDED = 2**40
 _LEARNERS = "troupe_learners"
 
 
-def resolve(data: Mapping[str, object]) -> Job:
+def resolve(data: Mapping[str, object], *, here: bool = True) -> Job:
     """The job with every default of its parts filled in.
+
+    `here`: it is to run on this machine, whose devices must do for it.
 
     What the data leave out is as the job's algorithm says, else as `Job` says. A resolved job,
     dumped, resolves to itself.
@@ -44,9 +46,10 @@ def resolve(data: Mapping[str, object]) -> Job:
         job = replace(job, game=replace(job.game, rules=dump(game_of(job.game).rules)))
     if job.prepare is not None:
         job = replace(job, prepare=prepare.resolve(job.prepare))
-    _check_devices(job)
     _check_sharding(job)
     _check_ranks(job, chosen.module.Algorithm(chosen.settings).plan)
+    if here:
+        _check_devices(job)
     return replace(
         job,
         algorithm={"name": chosen.name, **dump(chosen.settings)},
@@ -232,6 +235,8 @@ def _check_devices(job: Job) -> None:
         ("actors", job.actors.device, job.actors.precision),
     ):
         devices.check(device, precision, key)
+    if job.learner.count > 1:
+        devices.check_ranks(job.learner.device, job.learner.count)
 
 
 def _check_sharding(job: Job) -> None:
@@ -253,7 +258,7 @@ def _check_sharding(job: Job) -> None:
 
 
 def _check_ranks(job: Job, plan: _Plan) -> None:
-    """Several ranks of the learner deal out the actors among them, and need a GPU each or none."""
+    """Several ranks of the learner deal out the actors among them."""
     ranks, actors = job.learner.count, job.actors.count
     if ranks == 1:
         return
@@ -273,5 +278,3 @@ def _check_ranks(job: Job, plan: _Plan) -> None:
             "replay the one with the most would be waited for in every turn; make actors.count a "
             f"multiple of {ranks}"
         )
-    devices = importlib.import_module("troupe.policies.devices")
-    devices.check_ranks(job.learner.device, ranks)

@@ -18,13 +18,14 @@ from troupe import curves, policies
 from troupe.checkpoint import Checkpoint, CheckpointError
 from troupe.config import dump
 from troupe.errors import UserError
-from troupe.jobs import load, local, soundness
+from troupe.jobs import launch, load, soundness, stores
 from troupe.jobs.aside import aside
+from troupe.jobs.crew import RunError
 from troupe.jobs.prepare import prepare, prepared_paths
 from troupe.jobs.resolve import merged, resolve
 from troupe.jobs.roles import policies_of, title
 from troupe.jobs.spec import Job
-from troupe.live import SilentView, View, Views, open_view
+from troupe.live import OpenView, SilentView, View, Views, open_view
 from troupe.runs import RUNS, RunFolder
 
 ONE_WISH_SECONDS = 1.0
@@ -45,24 +46,48 @@ class Scrapes(NamedTuple):
     """0 takes a free one."""
 
 
-def train(job_file: Path, overrides: list[str], base: Path, scrapes: Scrapes | None = None) -> int:
-    """Start a new run of a job below `base`, which Prometheus may read; the exit code."""
+def train(
+    job_file: Path,
+    overrides: list[str],
+    base: Path,
+    *,
+    name: str | None = None,
+    address: str | None = None,
+    scrapes: Scrapes | None = None,
+) -> int:
+    """Start a new run of a job below `base`; the exit code.
+
+    Args:
+        job_file: the job, over which `overrides` are put.
+        name: of the run. If there is one of that name, and of the very same job, it goes on: so
+            whoever starts a job again, as Kubernetes does, has it resumed.
+        address: of the Ray cluster to run on.
+        scrapes: where Prometheus may read it.
+
+    Raises:
+        UserError: the job would not run, or the name is another job's.
+    """
     exporter = _exporter(scrapes)
-    return _go(aside(begin, job_file, overrides, base), exporter)
+    here = address is None
+    return _go(aside(begin, job_file, overrides, base, name, here=here), exporter, address)
 
 
-def begin(job_file: Path, overrides: list[str], base: Path) -> RunFolder:
+def begin(
+    job_file: Path, overrides: list[str], base: Path, name: str | None = None, *, here: bool = True
+) -> RunFolder:
     """Make the folder of a new run, with what its job prepares; nothing is left of one that cannot run.
 
     Raises:
         UserError: the job cannot be run.
     """
-    job = load.read(job_file, overrides)
+    job = load.read(job_file, overrides, here=here)
+    if name is not None and (base / name / "job.yaml").is_file():
+        return _begun_before(job, RunFolder(base / name))
     load.check_disk(base)
-    local.check_store(job)
+    stores.check(job)
     if job.prepare is None:
         print(soundness.look(job))
-    folder = RunFolder.create(base, job)
+    folder = RunFolder.create(base, job, name)
     try:
         if job.prepare is not None:
             prepare(job, folder)
@@ -73,19 +98,36 @@ def begin(job_file: Path, overrides: list[str], base: Path) -> RunFolder:
     return folder
 
 
+def _begun_before(job: Job, folder: RunFolder) -> RunFolder:
+    if folder.job() != job:
+        raise UserError(
+            f"--name: {folder.path} is a run of another job; choose another name, or go on with that "
+            f"one: troupe resume {folder.name} key=value ..."
+        )
+    stores.check(job, folder.identity)
+    prepare(job, folder)
+    return folder
+
+
 def resume(
     text: str,
     base: Path,
     overrides: list[str],
     checkpoint: str | None,
+    *,
+    address: str | None = None,
     scrapes: Scrapes | None = None,
 ) -> int:
     """Go on with a run from its newest checkpoint, or from the one named; the exit code."""
     exporter = _exporter(scrapes)
-    return _go(aside(begin_again, text, base, overrides, checkpoint), exporter)
+    here = address is None
+    folder = aside(begin_again, text, base, overrides, checkpoint, here=here)
+    return _go(folder, exporter, address)
 
 
-def begin_again(text: str, base: Path, overrides: list[str], checkpoint: str | None) -> RunFolder:
+def begin_again(
+    text: str, base: Path, overrides: list[str], checkpoint: str | None, *, here: bool = True
+) -> RunFolder:
     """Find a run and see that it can go on, with overrides put over its job.
 
     Raises:
@@ -97,10 +139,10 @@ def begin_again(text: str, base: Path, overrides: list[str], checkpoint: str | N
     data = _open_data(before)
     for override in overrides:
         load.put(data, override)
-    job = resolve(data)
+    job = resolve(data, here=here)
     _check_saved(folder, before, job, checkpoint)
     load.check_disk(folder.path)
-    local.check_store(job, folder.identity)
+    stores.check(job, folder.identity)
     folder.choose_checkpoint(checkpoint)
     folder.write_job(job)
     prepare(job, folder)
@@ -215,7 +257,7 @@ def check_env(name: str, options: list[str]) -> int:
     return 0
 
 
-def _exporter(scrapes: Scrapes | None) -> View:
+def _exporter(scrapes: Scrapes | None) -> OpenView:
     if scrapes is None:
         return SilentView()
     from troupe.exporter import TOKEN, Exporter  # what it needs is an extra
@@ -225,19 +267,19 @@ def _exporter(scrapes: Scrapes | None) -> View:
     return exporter
 
 
-def _go(folder: RunFolder, exporter: View) -> int:
+def _go(folder: RunFolder, exporter: OpenView, address: str | None) -> int:
     job, stop = folder.job(), threading.Event()
-    try:
-        with Views(open_view(job, folder), exporter) as view, _signals(stop):
-            complete = local.run(prepared_paths(job, folder.path), folder, view, stop)
-    except local.RunError as error:
-        raise local.RunError(f"{error}; go on with: troupe resume {_spelt(folder)}") from None
+    with exporter, _signals(stop):
+        complete = _run(job, folder, exporter, stop, address)
     picture = curves.draw(folder.path)
     name = _spelt(folder)
     if not complete:
         saved = checkpoints.available(folder.path)
         how = f"Stopped, saved as {saved[-1].name}" if saved else "Stopped before training began"
         print(f"{how}. Go on with: troupe resume {name}")
+        return 0
+    if address is not None:  # whoever reads this is elsewhere
+        print(f"Done. Curves: {picture}")
         return 0
     if job.text is not None:
         print(f"Done.\nCurves:  {picture}\nSamples: troupe samples {name}")
@@ -251,6 +293,24 @@ def _go(folder: RunFolder, exporter: View) -> int:
     print(f"Judge:   troupe eval {name} {'--seed 1' if job.game is None else '--deals 5000'}")
     print(f"Go on:   troupe resume {name} stop.steps=...")
     return 0
+
+
+def _run(
+    job: Job, folder: RunFolder, exporter: View, stop: threading.Event, address: str | None
+) -> bool:
+    """Run it; on a cluster again from its newest checkpoint where it failed, as often as it may."""
+    left = 0 if address is None else job.cluster.retries
+    while True:
+        try:
+            with open_view(job, folder) as view:
+                prepared = prepared_paths(job, folder.path)
+                return launch.run(prepared, folder, Views(view, exporter), stop, address)
+        except RunError as error:
+            if not left or stop.is_set():
+                go_on = f"troupe resume {_spelt(folder)}"
+                raise RunError(f"{error}; go on with: {go_on}") from None
+            left -= 1
+            print(f"troupe: {error}; going on from the newest checkpoint", flush=True)
 
 
 def _judging(job: Job) -> str:

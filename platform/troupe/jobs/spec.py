@@ -236,6 +236,34 @@ class OpponentSettings:
 
 
 @config
+class PlaceSettings:
+    """What a worker asks of a node of a Ray cluster."""
+
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    """CPUs, as Ray counts them."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs, or a share of one; none is one where the role's `device` is a GPU, else 0."""
+    resources: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Resources of the cluster's own, by name, such as those of a node group."""
+
+
+@config
+class ClusterSettings:
+    """Of a run on a Ray cluster; a run on one machine has no use for it."""
+
+    actor: PlaceSettings = Field(default_factory=PlaceSettings)
+    """Also of the evaluator."""
+    learner: PlaceSettings = Field(default_factory=PlaceSettings)
+    """Of each rank."""
+    autoscaled: bool = False
+    """Nodes come when they are asked for: a worker that no node has room for waits."""
+    grace: Seconds = 60.0
+    """Seconds that the learner may take to save when the run is told to stop."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a run that failed goes on from its newest checkpoint by itself."""
+
+
+@config
 class StopSettings:
     """When the run is done: at whichever limit comes first; none runs until it is told to stop."""
 
@@ -276,3 +304,4 @@ class Job:
     opponents: OpponentSettings | None = None
     """None plays every game among the newest weights alone."""
     stop: StopSettings = Field(default_factory=StopSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)

@@ -16,6 +16,8 @@ def main() -> None:
     """Ask for the signal, then become the program."""
     parent, program = int(sys.argv[1]), sys.argv[2]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Ray ends a job by a signal to each process of it: our parent says when, by another one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if os.getppid() != parent:
         sys.exit("the parent died first")
     os.execv(program, sys.argv[2:])

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from redis.retry import Retry
 
 from troupe.errors import UserError
 from troupe.store import StoreError
+from troupe.weights.credentials import Tls, is_loopback
 
 HOST = "127.0.0.1"
 CLIENTS = 65_000
@@ -27,6 +29,8 @@ _ATTEMPTS = 8
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 3.0
 _IN_USE = "Address already in use"
+_NO_TLS = ("Failed finding TLS support", "Bad directive")
+"""What a server says to settings that it does not know."""
 _ALLOCATOR = "dirty_decay_ms:-1,muzzy_decay_ms:-1,lg_extent_max_active_fit:20"
 """jemalloc's settings: keep memory, up to `maxmemory`, and use it again.
 
@@ -51,7 +55,7 @@ class Server:
 
     def stop(self) -> None:
         """End the server and wait for its end."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT)  # it hears no other
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -96,44 +100,94 @@ def start(
     memory_mb: int,
     append_only: bool = False,
     port: int = 0,
+    host: str = HOST,
+    tls: Tls | None = None,
     binary: Path | None = None,
 ) -> Server:
-    """Start a server on loopback and wait until it answers; port 0 takes a free one.
+    """Start a server and wait until it answers; port 0 takes a free one.
+
+    It listens on `host` alone, outside loopback only with `tls`, whose certificate must be good for
+    `host`; the URL then has the authority by which clients check that.
 
     It is killed when the thread that calls this ends, or its process however that ends: call it
     from a thread that lives as long as the server should. `folder` receives its log, `store.log`,
     and with `append_only` its data.
 
     Raises:
-        UserError: no server is installed, or `port` is in use.
+        UserError: no server is installed, or one that has no TLS where that is needed; or `port` is
+            in use.
         StoreError: the server does not start; the message has its own last words.
     """
     binary = binary or find_binary()
     folder.mkdir(parents=True, exist_ok=True)
+    if tls is None and not is_loopback(host):
+        raise UserError(f"store: {host} is reachable from other machines; give a TLS certificate")
     for _ in range(_ATTEMPTS):
-        chosen = port or _free_port()
-        server = _launch(binary, folder, chosen, password, memory_mb, append_only)
+        listener = _Listener(host, port or _free_port(host), tls, folder)
+        server = _launch(binary, listener, password, memory_mb, append_only)
         try:
             _wait_until_ready(server)
         except StoreError:
             server.stop()
+            if any(words in _tail(server.log) for words in _NO_TLS):
+                raise UserError(
+                    f"store: {binary} speaks no TLS, which {host} needs as other machines reach it; "
+                    "install redis-server with the system's packages, or give a running server's "
+                    "store.url"
+                ) from None
             if _IN_USE not in _tail(server.log):
                 raise
             if port:
                 raise UserError(
-                    f"store: port {port} on {HOST} is in use; choose another, or 0 for a free one"
+                    f"store: port {port} on {host} is in use; choose another, or 0 for a free one"
                 ) from None
         except BaseException:
             server.stop()
             raise
         else:
             return server
-    raise StoreError(f"store: found no free port on {HOST} in {_ATTEMPTS} attempts")
+    raise StoreError(f"store: found no free port on {host} in {_ATTEMPTS} attempts")
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Where a server listens."""
+
+    host: str
+    port: int
+    tls: Tls | None
+    folder: Path
+
+    def url(self, password: str) -> str:
+        login = f":{quote(password, safe='')}@{self.host}:{self.port}/0"
+        if self.tls is None or self.tls.authority is None:
+            return f"redis://{login}"
+        return f"rediss://{login}?ssl_ca_data={quote(self.tls.authority, safe='')}"
+
+    def settings(self) -> list[str]:
+        if self.tls is None:
+            return [f"bind {self.host}", f"port {self.port}"]
+        files = {"cert": self.tls.certificate, "key": self.tls.key}
+        for name, pem in files.items():
+            with open(self._file(name), "wb", opener=_private) as file:
+                file.write(pem or b"")
+        named = [f'tls-{name}-file "{self._file(name)}"' for name in files]
+        trusted = f'tls-ca-cert-file "{self._file("cert")}"'
+        listening = ["port 0", f"bind {self.host}", f"tls-port {self.port}"]
+        return [*listening, *named, trusted, "tls-auth-clients no"]
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"store.{name}.pem"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _launch(
-    binary: Path, folder: Path, port: int, password: str, memory_mb: int, append_only: bool
+    binary: Path, listener: _Listener, password: str, memory_mb: int, append_only: bool
 ) -> Server:
+    folder = listener.folder
     log = folder / "store.log"
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py"))]
     with log.open("wb") as output:
@@ -150,19 +204,17 @@ def _launch(
     assert process.stdin is not None
     try:
         with process.stdin as stdin:
-            stdin.write(_settings(port, password, memory_mb, append_only).encode())
+            stdin.write(_settings(listener, password, memory_mb, append_only).encode())
     except BrokenPipeError:
         pass  # It died at once; waiting for it says why.
-    url = f"redis://:{quote(password, safe='')}@{HOST}:{port}/0"
-    return Server(url=url, pid=process.pid, log=log, _process=process)
+    return Server(url=listener.url(password), pid=process.pid, log=log, _process=process)
 
 
-def _settings(port: int, password: str, memory_mb: int, append_only: bool) -> str:
-    """The configuration, read by the server from its standard input: nothing on disk or in `ps`."""
+def _settings(listener: _Listener, password: str, memory_mb: int, append_only: bool) -> str:
+    """The configuration, read by the server from its standard input: no password on disk or in `ps`."""
     digest = hashlib.sha256(password.encode()).hexdigest()
     lines = [
-        f"bind {HOST}",
-        f"port {port}",
+        *listener.settings(),
         f"user default on #{digest} ~* &* +@all",
         f"maxclients {CLIENTS}",
         f"maxmemory {memory_mb}mb",
@@ -194,9 +246,9 @@ def _wait_until_ready(server: Server) -> None:
     )
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

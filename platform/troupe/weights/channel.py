@@ -119,4 +119,4 @@ class Channel:
     def _connect(self, target: str) -> grpc.Channel:
         if self._tls is None:
             return grpc.insecure_channel(target, OPTIONS)
-        return grpc.secure_channel(target, self._tls.channel(), OPTIONS)
+        return grpc.secure_channel(target, self._tls.channel(), [*OPTIONS, *self._tls.options()])

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class WeightsClient:
         *,
         token: str,
         folder: Path,
-        served: Path | None = None,
+        served: Sequence[Path] = (),
         tls: Tls | None = None,
         attempt: int = 0,
         publisher: str = "learner-0",
@@ -55,7 +55,7 @@ class WeightsClient:
             address: gives `host:port` of the server as it is now, or None while it is not known.
             folder: memory-backed and shared by the processes of a node: each version is fetched
                 there once.
-            served: the server's own folder, which only its node has: there nothing is fetched.
+            served: folders of a server or relay on this node: what they hold is not fetched.
             attempt: how often the run had been started before; goes with what is published.
             publisher: who publishes, such as `learner-0`.
             keep: newest versions of each policy that stay in `folder`.
@@ -64,7 +64,7 @@ class WeightsClient:
         self._channel = Channel(address, token, tls, patience)
         self._watch = Watch(self._channel, max_bytes)
         self._shelf = Shelf(folder)
-        self._shelves = [self._shelf] if served is None else [Shelf(served), self._shelf]
+        self._shelves = [*map(Shelf, served), self._shelf]
         """Where versions are found that this node has already."""
         self._attempt = attempt
         self._publisher = publisher

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,23 @@ class Tls:
     certificate: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
     authority: bytes | None = None
+    name: str | None = None
+    """What the server's certificate calls it, where that is not the address it is called by."""
+
+    @classmethod
+    def from_text(cls, text: str) -> "Tls | None":
+        """What `to_text` gave; nothing of nothing."""
+        if not text:
+            return None
+        parts = json.loads(text)
+        pems = {key: pem.encode() if pem else None for key, pem in parts["pems"].items()}
+        return cls(**pems, name=parts["name"])
+
+    def to_text(self) -> str:
+        """All of it, the key too: for memory and environments, never for a log."""
+        given = {"certificate": self.certificate, "key": self.key, "authority": self.authority}
+        pems = {key: pem.decode() if pem else None for key, pem in given.items()}
+        return json.dumps({"pems": pems, "name": self.name})
 
     def server(self) -> grpc.ServerCredentials:
         """What a server listens with.
@@ -42,6 +60,10 @@ class Tls:
     def channel(self) -> grpc.ChannelCredentials:
         """What a client connects with."""
         return grpc.ssl_channel_credentials(self.authority, self.key, self.certificate)
+
+    def options(self) -> list[tuple[str, str]]:
+        """The options of a channel that goes with `channel`."""
+        return [("grpc.ssl_target_name_override", self.name)] if self.name else []
 
 
 def metadata(token: str) -> Metadata:
@@ -73,7 +95,7 @@ def check_exposure(host: str, token: str, tls: Tls | None, *, plaintext: bool) -
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
+    """Whether only this machine reaches an address."""
     if host == "localhost":
         return True
     try:

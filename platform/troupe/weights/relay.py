@@ -12,7 +12,7 @@ from troupe.weights.channel import FETCH, OPTIONS, Address, backoff
 from troupe.weights.credentials import Tls, metadata
 from troupe.weights.errors import UnreachableError, from_call
 from troupe.weights.files import Shelf, Stored
-from troupe.weights.manifest import check
+from troupe.weights.manifest import CARRY, check
 from troupe.wire.weights_pb2 import FetchRequest, Notices, WatchRequest
 from troupe.wire.weights_pb2_grpc import WeightsStub
 
@@ -33,7 +33,8 @@ class Upstream:
         while True:
             try:
                 async with self._connect() as channel:
-                    call = WeightsStub(channel).Watch(WatchRequest(), metadata=metadata(self.token))
+                    request = WatchRequest(carry=CARRY)
+                    call = WeightsStub(channel).Watch(request, metadata=metadata(self.token))
                     async for notices in call:
                         hear(notices)
                         delays = backoff()
@@ -72,4 +73,4 @@ class Upstream:
             raise UnreachableError("weights: the upstream has not said yet where it is")
         if self.tls is None:
             return grpc.aio.insecure_channel(target, OPTIONS)
-        return grpc.aio.secure_channel(target, self.tls.channel(), OPTIONS)
+        return grpc.aio.secure_channel(target, self.tls.channel(), [*OPTIONS, *self.tls.options()])

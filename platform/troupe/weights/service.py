@@ -161,10 +161,25 @@ class Service:
         return PinReply(attempt=stored.key.attempt)
 
     def hear(self, notices: Notices) -> None:
-        """Learn from the upstream what is newest."""
+        """Learn from the upstream what is newest; small versions come with it."""
         for notice in notices.newest:
+            try:
+                self._take_carried(notice)
+            except WeightsError as error:
+                log.warning("%s: left to be fetched", error)
             self.newest[notice.policy] = Key(notice.attempt, notice.version)
         self._announce()
+
+    def _take_carried(self, notice: Notice) -> None:
+        """Hold a version that came with its notice, so that it goes on with ours."""
+        whole = notice.whole
+        if not notice.HasField("whole") or self._has(whole.manifest):
+            return
+        check(whole.manifest, min(CARRY, self.max_bytes))
+        with self.shelf.incoming(whole.manifest) as incoming:
+            incoming.write(framing.Chunk(0, memoryview(whole.payload)))
+            self._place(incoming.commit())
+        self.metrics.add("carried")
 
     def _wanted(self, manifest: Manifest, max_bytes: int) -> bool:
         """Whether a version is still to be taken in; raises where it must not be."""
@@ -231,6 +246,7 @@ class Service:
                 if found is None:
                     found = await self.upstream.fetch(policy, version, self.shelf, self.max_bytes)
                     self._place(found)
+                    self.metrics.add("fetches")
         if found is None:
             asked = "weights" if version is None else f"version {version}"
             raise MissingError(f"weights: no {asked} of {policy} here")

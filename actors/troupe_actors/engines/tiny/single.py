@@ -3,6 +3,8 @@
 Two batched products beat the kernel that PyTorch has for whole sequences, which is kept for those.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -30,7 +32,7 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
-    **others: object,  # transformers passes on whatever a model has
+    **others: Any,  # transformers passes on whatever a model has
 ) -> tuple[Tensor, Tensor | None]:
     """float [B, Q, heads, D] of queries [B, heads, Q, D], keys and values [B, fewer heads, K, D]."""
     if query.shape[2] > 1 or position_bias is not None:
