@@ -193,6 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--json", action="store_true", help="print all of it as JSON")
     prompts.set_defaults(command=_prompts)
 
+    weights = commands.add_parser("weights", help="serve weights by themselves, for other machines")
+    _weights_options(weights)
+    weights.set_defaults(command=_weights)
+
     listing = commands.add_parser("list", help="list the runs and how they stand")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")
     remote_cli.to(listing)
@@ -247,6 +251,32 @@ def _scrapes(parser: argparse.ArgumentParser) -> None:
 
 def _checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="NAME", help="a checkpoint other than the newest")
+
+
+def _weights_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:50051",
+        help="where to; port 0 takes a free one (default: 127.0.0.1:50051)",
+    )
+    parser.add_argument(
+        "--health", metavar="HOST:PORT", help="where to tell probes, without TLS, how it is"
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="for the newest weights (default: in /dev/shm)"
+    )
+    parser.add_argument("--pins", type=Path, metavar="DIR", help="for weights that are to stay")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=2,
+        metavar="N",
+        help="newest versions of each policy that stay: two and a job's lag (default: 2)",
+    )
+    parser.add_argument(
+        "--plaintext", action="store_true", help="let others than this machine call without TLS"
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -347,6 +377,12 @@ def _check_env(options: argparse.Namespace) -> int:
     from troupe.jobs import session
 
     return session.check_env(options.name, options.option)
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from troupe.jobs import weight_server
+
+    return weight_server.serve(options)
 
 
 def _list(options: argparse.Namespace) -> int:
