@@ -498,7 +498,7 @@ def test_rewards_are_scaled_at_once_and_observations_only_after_the_batch() -> N
     with torch.no_grad():
         algorithm.after(ready, said)
     after = trainee.weights()
-    statistics = [name for name in before if name not in dict(trainee._module.named_parameters())]
+    statistics = [name for name in before if name not in dict(trainee.policy.named_parameters())]
     rewards = [name for name in statistics if name.startswith("returns")]
     observations = [name for name in statistics if name not in rewards]
     assert rewards
