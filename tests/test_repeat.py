@@ -69,21 +69,18 @@ def test_actors_in_the_learners_process_go_on_from_a_checkpoint(url: str, tmp_pa
 
 
 def test_an_actor_beside_the_learner_may_be_killed(url: str, tmp_path: Path) -> None:
-    runs = Runs(
-        url,
-        tmp_path,
-        POLE,
-        f"algorithm={PPO}",
-        "lag=1",
-        "actors.colocated=true",
-        "stop.updates=300",
-    )
+    changes = (f"algorithm={PPO}", "actors.count=2", "actors.colocated=true", "lag=1")
+    runs = Runs(url, tmp_path, POLE, *changes, "stop.updates=300")
     once = runs.run("left-alone")
     crew = runs.crew("robbed")
-    trained_on(crew)
-    (beside,) = psutil.Process(crew.posts["learner", 0].pid).children()
-    beside.kill()
-    crew.wait()
+    try:
+        trained_on(crew)
+        learner = psutil.Process(crew.posts["learner", 0].pid)
+        one, _ = learner.children()
+        one.kill()
+        crew.wait()
+    finally:
+        crew.close()
     assert "beginning again from the checkpoint" in (crew.run / "learner-0.log").read_text()
     same(once.weights, checkpoint.load(checkpoint.newest(crew.run)).weights)
 

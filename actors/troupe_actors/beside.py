@@ -19,7 +19,7 @@ from troupe_actors.sources import Played
 _PATIENCE = 2.0
 """Seconds that a process has to end by itself once nobody asks it any more."""
 _BOOT = """
-import json, sys
+import sys
 from multiprocessing.connection import Connection
 link = Connection(int(sys.argv[1]))
 sys.path[:] = link.recv()
