@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from networks import Network
 
 from troupe.jobs.guardian import environment_of
 
-HOST = "127.0.1.1"
-"""Of the head. Ray takes 127.0.0.1 for a mistake, but not its neighbours, which are as closed to others."""
+LOOPBACK = "127.0.1"
+"""Ray takes 127.0.0.1 for a mistake, but not its neighbours, which are as closed to others."""
 PATIENCE = 120.0
 MARK = "TROUPE_TEST_NODE"
 ROOT = Path(__file__).parent.parent
@@ -25,8 +26,14 @@ ROOT = Path(__file__).parent.parent
 class RayNodes:
     """A head, and workers that come and go."""
 
-    def __init__(self, *head: str, cpus: int, dashboard: bool = False) -> None:
-        """`head`: what else `ray start` is told there."""
+    def __init__(
+        self, *head: str, cpus: int, dashboard: bool = False, network: Network | None = None
+    ) -> None:
+        """`head`: what else `ray start` is told there; `network`: nodes have it between them."""
+        self.subnet = LOOPBACK if network is None else "10.77.0"
+        self._network = network
+        self.inside: list[str] = []
+        """The beginning of commands that run on the head's host."""
         # Sockets have paths of at most a hundred letters or so.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.token = secrets.token_hex(16)
@@ -49,7 +56,7 @@ class RayNodes:
         try:
             self.start(
                 "head", cpus, *head, "--head", f"--port={self.port}", shown, f"--dashboard-port={self.http_port}",
-                f"--dashboard-host={HOST}", f"--ray-client-server-port={free_port()}", "--no-monitor",
+                f"--dashboard-host={self.host}", f"--ray-client-server-port={free_port()}", "--no-monitor",
             )  # fmt: skip
             self._until_it_answers()
         except BaseException:
@@ -58,26 +65,29 @@ class RayNodes:
 
     @property
     def address(self) -> str:
-        return f"{HOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def host(self) -> str:
-        return HOST
+        return f"{self.subnet}.1"
 
     @property
     def http(self) -> str:
-        return f"http://{HOST}:{self.http_port}"
+        return f"http://{self.host}:{self.http_port}"
 
     def add(self, name: str, cpus: int) -> None:
         self.start(name, cpus, f"--address={self.address}")
 
     def start(self, name: str, cpus: int, *arguments: str) -> None:
-        host = f"127.0.1.{len(self._hosts) + 1}"
+        host = f"{self.subnet}.{len(self._hosts) + 1}"
         self._hosts.append(host)
+        inside = [] if self._network is None else self._network.plug(host)
+        self.inside = self.inside or inside
         ray = Path(sys.executable).with_name("ray")
         log = (self.folder / f"{name}.log").open("wb")
         self.nodes[name] = subprocess.Popen(
             [
+                *inside,
                 str(ray), "start", "--block", f"--node-ip-address={host}", f"--num-cpus={cpus}",
                 f"--object-store-memory={80 * 2**20}", "--include-log-monitor=false",
                 f"--temp-dir={self.folder}/{name}", *arguments,
@@ -129,5 +139,5 @@ class RayNodes:
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((f"{LOOPBACK}.1", 0))
         return int(probe.getsockname()[1])
