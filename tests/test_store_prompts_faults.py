@@ -89,7 +89,7 @@ def test_actors_killed_in_mid_lease_lose_no_prompt_and_double_none(store_url: st
 def test_a_store_killed_with_9_comes_back_with_leases_and_answers(
     tmp_path: Path, binary: Path
 ) -> None:
-    port = server._free_port()
+    port = server._free_port(server.HOST)
     first = server.start(
         tmp_path, password="p", memory_mb=32, port=port, binary=binary, append_only=True
     )

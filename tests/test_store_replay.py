@@ -352,7 +352,7 @@ def test_over_the_memory_limit_everything_but_blocks_goes_on(
 
 @pytest.mark.parametrize("binary", binaries(), ids=lambda path: path.name)
 def test_a_store_that_comes_back_empty_is_filled_anew(tmp_path: Path, binary: Path) -> None:
-    port = server._free_port()
+    port = server._free_port(server.HOST)
     first = server.start(tmp_path, password="p", memory_mb=16, port=port, binary=binary)
     learner, actor = (ReplayLog(Store.connect(first.url, "run")) for _ in range(2))
     learner.restore(samples=700, versions={"p": 5}, attempt=0)

@@ -196,6 +196,7 @@ class Setting:
     """What the worker needs of a `WorkerSetting` and its connections."""
 
     weights_token = TOKEN
+    host, tls = "127.0.0.1", None
     job = SimpleNamespace(lag=1)
 
     def __init__(self, folder: Path, board: Board) -> None:
@@ -217,8 +218,8 @@ def working(folder: Path, board: Board) -> Iterator[Setting]:
     board.ready.clear()
     thread = threading.Thread(target=WeightServer(setting).run)
     thread.start()
-    board.ready.wait()
     try:
+        assert board.ready.wait(30.0)
         yield setting
     finally:
         setting.reporter.stop.set()

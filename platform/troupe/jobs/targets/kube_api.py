@@ -6,6 +6,7 @@ The proxy listens on a socket file that only we can open, and ends with this pro
 import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,13 +47,19 @@ def open_api(context: str, name: str) -> Web:
     )
     atexit.register(process.kill)
     deadline = time.monotonic() + START_SECONDS
-    while not path.exists():
+    while not _answers(path):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             said = process.communicate()[0].decode(errors="replace").strip().splitlines()
             raise UserError(f"--to: {name}: kubectl: {said[-1] if said else 'does not start'}")
         time.sleep(0.02)
     return Web(name, dial_socket(path))
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on a socket file; for a moment it is there before anybody does."""
+    with socket.socket(socket.AF_UNIX) as knock:
+        return knock.connect_ex(str(path)) == 0
 
 
 class Objects:
