@@ -19,6 +19,7 @@ from troupe.jobs.setting import WorkerSetting
 from troupe.jobs.spec import Job
 from troupe.store.board import Board
 from troupe.store.connection import Store
+from troupe.store.replay import ReplayLog
 
 ROLES = ("weights", "learner", "actor")
 PATIENCE = 60.0
@@ -57,7 +58,8 @@ class Crew:
         self.run, self.node = folder / name, folder / f"{name}-node-{time.monotonic_ns()}"
         self.run.mkdir(exist_ok=True)
         self.node.mkdir()
-        self.board = Board(Store.connect(url, name))
+        self._store = Store.connect(url, name)
+        self.board = Board(self._store)
         self.board.clear_stop()
         before = self.board.get("launch") or {"attempt": 0}
         attempt = int(str(before["attempt"])) + 1
@@ -96,7 +98,7 @@ class Crew:
         were made."""
         deadline, left, seen = time.monotonic() + PATIENCE, list(kill), 0
         while not self.look_after():
-            updates = int(str(self.board.snapshots().get("learner-0", {}).get("updates", 0)))
+            updates = self._published()
             if left and updates >= seen + after:
                 seen = updates
                 self.posts[left.pop(0)].kill()
@@ -104,6 +106,11 @@ class Crew:
             time.sleep(0.02)
         assert not left, f"done before {left} were killed"
         self.close()
+
+    def _published(self) -> int:
+        """The newest version of any policy: metrics, once a second, would come too late."""
+        versions: list[bytes] = self._store.redis.hvals(ReplayLog(self._store, 0)._versions)
+        return max(map(int, versions), default=0)
 
     def close(self) -> None:
         self.board.request_stop("done")

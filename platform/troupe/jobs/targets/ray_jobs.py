@@ -35,6 +35,8 @@ _SPARE_SECONDS = 30
 """That Ray waits longer for a launcher to end than the launcher for its learner."""
 _QUIET_SECONDS = 1.0
 _HELPER_SECONDS = 90.0
+_AGENT_SECONDS = 30.0
+_NO_AGENT = "No available agent"
 _LAST_LINES = 20
 
 
@@ -233,10 +235,17 @@ class RayTarget:
         return _body(order.name, entry, {RUN: order.name, RUNS: runs, ATTEMPT: "1", GRACE: grace})
 
     def _start(self, body: "_Body") -> None:
-        try:
-            self.web.call("POST", "/api/jobs/", body)
-        except AnswerError as error:
-            raise _refused(self.name, error) from None
+        """Start a job; a head that has just begun has nobody yet to start it."""
+        deadline = time.monotonic() + _AGENT_SECONDS
+        while True:
+            try:
+                self.web.call("POST", "/api/jobs/", body)
+            except AnswerError as error:
+                if _NO_AGENT not in error.text or time.monotonic() > deadline:
+                    raise _refused(self.name, error) from None
+                time.sleep(0.5)
+            else:
+                return
 
     def _ask(self, entry: Sequence[str]) -> Finding:
         """Run a command in the cluster, and what it said."""
