@@ -89,7 +89,7 @@ class RayNodes:
             [
                 *inside,
                 str(ray), "start", "--block", f"--node-ip-address={host}", f"--num-cpus={cpus}",
-                f"--object-store-memory={80 * 2**20}", "--include-log-monitor=false",
+                f"--object-store-memory={80 * 2**20}", f"--dashboard-agent-listen-port={free_port()}", "--include-log-monitor=false",
                 f"--temp-dir={self.folder}/{name}", *arguments,
             ],
             env={**self.environment, MARK: self._mark(name)}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
