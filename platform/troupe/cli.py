@@ -14,7 +14,7 @@ from troupe.jobs import remote_cli
 if TYPE_CHECKING:
     from troupe.jobs.session import Scrapes
 
-RUNS = Path("runs")
+RUNS = remote_cli.RUNS
 
 
 def main(arguments: list[str] | None = None) -> int:

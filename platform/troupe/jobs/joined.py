@@ -20,9 +20,8 @@ from troupe.jobs.places import Places
 from troupe.jobs.spec import Job
 from troupe.jobs.workers import RayWorker
 from troupe.runs import RunFolder, writing
-from troupe.store import server
 from troupe.weights.certificates import self_signed
-from troupe.weights.credentials import Tls, is_loopback
+from troupe.weights.credentials import is_loopback
 
 NAME = "troupe"
 """What the certificate of a run calls its servers: which node they will be on is not known before."""
@@ -96,7 +95,7 @@ def ground(job: Job, folder: RunFolder, attempt: int, address: str) -> Iterator[
         places = Places.reserve(job)
         here = own_address()
         tls = None if is_loopback(here) else self_signed((NAME, here))
-        url, alive = _store(job, scratch, here, tls)
+        url, alive = stores.open_for(job, scratch, host=here, tls=tls)
         variables = {
             setting.RUN: folder.identity,
             setting.RUN_FOLDER: str(folder.path.absolute()),
@@ -160,19 +159,3 @@ def _explain(error: str) -> str:
     return (
         f"no Ray cluster answers there: {told[:200]}; is it running, and this machine part of it?"
     )
-
-
-def _store(job: Job, scratch: Path, host: str, tls: Tls | None) -> tuple[str, Callable[[], bool]]:
-    """The URL, password included, of the run's store, and whether it runs."""
-    named = stores.named(job)
-    if named is not None:
-        # Others look after it; its clients wait for it while it is away.
-        return named, lambda: True
-    started = server.start(
-        scratch,
-        password=secrets.token_urlsafe(32),
-        memory_mb=job.store.memory_mb,
-        host=host,
-        tls=tls,
-    )
-    return started.url, started.alive

@@ -15,7 +15,6 @@ from troupe.jobs.crew import PATHS
 from troupe.jobs.spec import Job
 from troupe.jobs.workers import RayWorker
 from troupe.runs import RunFolder, writing
-from troupe.store import server
 
 STOP_SECONDS = 7.0
 
@@ -68,22 +67,11 @@ def ground(job: Job, folder: RunFolder) -> Iterator[LocalGround]:
         }
         stack.callback(guard.Guardian(exported[guard.MARK], [scratch, shared]).finish)
         stack.enter_context(exporting(exported))
-        url, store_alive = _store(job, scratch)
+        url, store_alive = stores.open_for(job, scratch)
         stack.enter_context(exporting({setting.STORE_URL: url}))
         cluster = LocalCluster(scratch)
         stack.callback(cluster.disconnect)
         yield LocalGround(url, store_alive, cluster)
-
-
-def _store(job: Job, scratch: Path) -> tuple[str, Callable[[], bool]]:
-    """The URL, password included, of the run's store, and whether it runs."""
-    named = stores.named(job)
-    if named is not None:
-        # Others look after it; its clients wait for it while it is away.
-        return named, lambda: True
-    password = secrets.token_urlsafe(32)
-    started = server.start(scratch, password=password, memory_mb=job.store.memory_mb)
-    return started.url, started.alive
 
 
 def _scratch() -> tuple[Path, Path]:

@@ -1,12 +1,16 @@
 """Which store a run uses: the one that is named, or one started for it."""
 
 import os
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 from troupe.errors import UserError
 from troupe.jobs.spec import Job
+from troupe.store import server
 from troupe.store.connection import Store, check_server
+from troupe.weights.credentials import Tls
 
 URL = "TROUPE_STORE_URL"
 PASSWORD = "TROUPE_STORE_PASSWORD"
@@ -34,6 +38,30 @@ def named(job: Job) -> str | None:
             f"store.url: a job file is no place for a password; export {PASSWORD} instead"
         )
     return complete(given)
+
+
+def open_for(
+    job: Job, scratch: Path, *, host: str = server.HOST, tls: Tls | None = None
+) -> tuple[str, Callable[[], bool]]:
+    """The URL, password included, of the store that a run uses, and whether it runs.
+
+    One that nobody named is started on this machine, with its files in `scratch`.
+
+    Raises:
+        UserError, StoreError: it cannot be used, or does not start.
+    """
+    url = named(job)
+    if url is not None:
+        # Others look after it; its clients wait for it while it is away.
+        return url, lambda: True
+    started = server.start(
+        scratch,
+        password=secrets.token_urlsafe(32),
+        memory_mb=job.store.memory_mb,
+        host=host,
+        tls=tls,
+    )
+    return started.url, started.alive
 
 
 def check(job: Job, run: str | None = None) -> None:

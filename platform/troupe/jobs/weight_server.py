@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from troupe.errors import UserError
+from troupe.jobs import node
+from troupe.jobs.setting import WEIGHTS_TOKEN
 from troupe.weights.credentials import Tls
 from troupe.weights.health import answering
 from troupe.weights.server import serve as serve_weights
 
-TOKEN = "TROUPE_WEIGHTS_TOKEN"
 TLS = "TROUPE_TLS"
 """A folder with `tls.crt`, `tls.key` and `ca.crt`, as a Secret of Kubernetes holds them."""
-_MEMORY = Path("/dev/shm")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -26,9 +26,9 @@ def serve(options: argparse.Namespace) -> int:
     Raises:
         UserError: an address is not one, or it would give the weights away.
     """
-    token = os.environ.get(TOKEN, "")
+    token = os.environ.get(WEIGHTS_TOKEN, "")
     if not token:
-        raise UserError(f"{TOKEN}: not set; export the secret that callers show")
+        raise UserError(f"{WEIGHTS_TOKEN}: not set; export the secret that callers show")
     asyncio.run(_serve(options, token, certificates(os.environ.get(TLS))))
     return 0
 
@@ -95,6 +95,5 @@ def _address(option: str, text: str) -> tuple[str, int]:
 
 
 def _folder() -> Path:
-    """In memory where there is such a place."""
-    base = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    return base / "troupe-weights"
+    """In memory where there is room."""
+    return (node.memory() or Path(tempfile.gettempdir())) / "troupe-weights"

@@ -16,7 +16,6 @@ from troupe.language.settings import EngineSettings
 from troupe.policies.devices import resolve_device, resolve_precision
 from troupe_actors.engines import Engine
 from troupe_actors.engines._arrivals import Arrivals
-from troupe_actors.engines.tiny import single
 from troupe_actors.engines.tiny.cohorts import CohortDecoder
 from troupe_actors.engines.tiny.llama import LlamaDecoder
 from troupe_actors.engines.tiny.llama_weights import LlamaWeights, Shape, shape_of
@@ -34,7 +33,6 @@ def create_generic(folder: ModelFolder, settings: EngineSettings) -> Engine:
     device = resolve_device(settings.device)
     model = load_model(folder, resolve_precision(settings.precision, device))
     model.to(device)  # type: ignore[arg-type]
-    single.use(model)
     base = own_tensors(model)
     if settings.lora_scale is not None:  # adapters are merged into what the folder has
         base = {name: tensor.clone() for name, tensor in base.items()}
